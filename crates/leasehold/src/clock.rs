@@ -1,0 +1,246 @@
+//! The one place where clocks are read.
+//!
+//! A lease ends on the server's wall clock, while this machine may sleep (its monotonic clock
+//! then stands still) or have its wall clock set. [`Clock`] folds both into one axis that never
+//! runs backwards: it follows the monotonic clock, is brought forward by whatever the wall clock
+//! gained on it (a suspended machine, a step forward), and ignores a wall clock that is set back.
+//! So "the earlier of both" holds by construction, and everything else compares one [`Time`].
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// No timer sleeps longer than this before both clocks are read again: the monotonic clock, on
+/// which timers run, stands still while a machine is suspended.
+pub const MAX_SLEEP: Duration = Duration::from_secs(5);
+
+/// A wall clock that falls back by less than this between two readings is taken for ordinary
+/// slewing; by more, for having been set, and the difference is ignored from then on.
+const SET_BACK: Duration = Duration::from_millis(50);
+
+/// An instant on a [`Clock`]'s axis, as the time since that clock was made.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(Duration);
+
+impl Time {
+    /// The instant at which its clock was made.
+    pub const ZERO: Self = Self(Duration::ZERO);
+
+    /// The instant `since_start` after its clock was made. For tests and simulations.
+    #[must_use]
+    pub const fn from_start(since_start: Duration) -> Self {
+        Self(since_start)
+    }
+
+    /// How long after its clock was made.
+    #[must_use]
+    pub const fn since_start(self) -> Duration {
+        self.0
+    }
+
+    /// Time from `self` until `later`, zero if that has passed.
+    #[must_use]
+    pub fn until(self, later: Self) -> Duration {
+        later.0.saturating_sub(self.0)
+    }
+
+    /// `by` before this instant, at the earliest the start of the clock.
+    #[must_use]
+    pub fn before(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(by))
+    }
+}
+
+impl Add<Duration> for Time {
+    type Output = Self;
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(by))
+    }
+}
+
+impl Sub for Time {
+    type Output = Duration;
+    /// Time since `earlier`, zero if `earlier` is later.
+    fn sub(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Debug for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t+{:?}", self.0)
+    }
+}
+
+/// Reads the monotonic and the wall clock as one axis. Clones share it.
+///
+/// A session and the rotators it serves must share a clock, since they exchange [`Time`]s; all of
+/// them use [`Clock::system`] unless told otherwise.
+#[derive(Clone)]
+pub struct Clock(Arc<Inner>);
+
+struct Inner {
+    start: tokio::time::Instant,
+    wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
+    skew: Mutex<Skew>,
+}
+
+/// What the wall clock gained on the monotonic one, in nanoseconds.
+struct Skew {
+    wall_start: SystemTime,
+    last: i128,
+    most: i128,
+    now: Duration,
+}
+
+impl Clock {
+    /// The process-wide clock.
+    #[must_use]
+    pub fn system() -> Self {
+        static SYSTEM: LazyLock<Clock> = LazyLock::new(|| Clock::with_wall(SystemTime::now));
+        SYSTEM.clone()
+    }
+
+    /// A clock of its own whose wall clock is `wall`: lets a test set the time or suspend the
+    /// machine. Its monotonic side is tokio's, so it also follows a paused runtime.
+    pub fn with_wall(wall: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        let wall_start = wall();
+        Self(Arc::new(Inner {
+            start: tokio::time::Instant::now(),
+            wall: Box::new(wall),
+            skew: Mutex::new(Skew { wall_start, last: 0, most: 0, now: Duration::ZERO }),
+        }))
+    }
+
+    /// Now. Never earlier than an instant returned before.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        let mono = self.0.start.elapsed();
+        let mut skew = self.0.skew.lock().unwrap_or_else(PoisonError::into_inner);
+        let wall = nanos((self.0.wall)(), skew.wall_start);
+        let gained = wall - i128::try_from(mono.as_nanos()).unwrap_or(i128::MAX);
+        if gained < skew.last - SET_BACK.as_nanos() as i128 {
+            // Set back: measure from here as if nothing had happened, so that a later suspension
+            // is not hidden behind the step.
+            let back = u64::try_from(skew.last - gained).unwrap_or(u64::MAX);
+            skew.wall_start = skew
+                .wall_start
+                .checked_sub(Duration::from_nanos(back))
+                .unwrap_or(SystemTime::UNIX_EPOCH);
+        } else {
+            skew.last = gained;
+            skew.most = skew.most.max(gained);
+        }
+        let ahead = u64::try_from(skew.most).unwrap_or(u64::MAX);
+        skew.now = skew.now.max(mono.saturating_add(Duration::from_nanos(ahead)));
+        Time(skew.now)
+    }
+
+    /// Sleeps until `at`, or for [`MAX_SLEEP`], whichever is sooner. Cancel safe.
+    pub async fn sleep_towards(&self, at: Time) {
+        tokio::time::sleep(self.now().until(at).min(MAX_SLEEP)).await;
+    }
+
+    /// Sleeps until `at`, reading both clocks at least each [`MAX_SLEEP`]. Cancel safe.
+    pub async fn sleep_until(&self, at: Time) {
+        while self.now() < at {
+            self.sleep_towards(at).await;
+        }
+    }
+
+    /// The wall clock, for timestamps that people read. Never for judging a lease.
+    #[must_use]
+    pub fn wall(&self) -> SystemTime {
+        (self.0.wall)()
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Clock").field(&self.now()).finish()
+    }
+}
+
+fn nanos(at: SystemTime, from: SystemTime) -> i128 {
+    let signed = |d: Duration| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX);
+    match at.duration_since(from) {
+        Ok(d) => signed(d),
+        Err(e) => -signed(e.duration()),
+    }
+}
+
+/// The monotonic clock on which pools stamp their connections: the only one that can be compared
+/// with a connection's age. For hook crates.
+#[must_use]
+pub fn pool_instant() -> Instant {
+    Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    /// A wall clock that runs with tokio's paused one, plus an offset that the test sets.
+    fn rig() -> (Clock, Arc<AtomicI64>) {
+        let offset = Arc::new(AtomicI64::new(0));
+        let (start, read) = (tokio::time::Instant::now(), offset.clone());
+        let base = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let clock = Clock::with_wall(move || {
+            let ms = start.elapsed().as_millis() as i64 + read.load(Ordering::SeqCst);
+            base.checked_add_signed_ms(ms)
+        });
+        (clock, offset)
+    }
+
+    trait Signed {
+        fn checked_add_signed_ms(self, ms: i64) -> SystemTime;
+    }
+    impl Signed for SystemTime {
+        fn checked_add_signed_ms(self, ms: i64) -> SystemTime {
+            let by = Duration::from_millis(ms.unsigned_abs());
+            if ms < 0 { self - by } else { self + by }
+        }
+    }
+
+    fn secs(t: Time) -> u64 {
+        t.since_start().as_secs_f64().round() as u64
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i12_a_suspended_machine_finds_its_lost_hours() {
+        let (clock, wall) = rig();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(secs(clock.now()), 10);
+        wall.store(3_600_000, Ordering::SeqCst); // the monotonic clock stood still
+        assert_eq!(secs(clock.now()), 3610);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(secs(clock.now()), 3615);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i12_a_wall_clock_set_back_is_ignored_and_hides_no_later_suspension() {
+        let (clock, wall) = rig();
+        tokio::time::advance(Duration::from_secs(10)).await;
+        wall.store(-7_200_000, Ordering::SeqCst);
+        assert_eq!(secs(clock.now()), 10);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(secs(clock.now()), 20);
+        wall.store(-7_200_000 + 60_000, Ordering::SeqCst); // a minute of sleep after the step
+        assert_eq!(secs(clock.now()), 80);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i12_no_timer_sleeps_past_the_bound_without_reading_both_clocks() {
+        let (clock, wall) = rig();
+        let far = clock.now() + Duration::from_secs(7200);
+        let before = tokio::time::Instant::now();
+        clock.sleep_towards(far).await;
+        assert!(before.elapsed() <= MAX_SLEEP + Duration::from_millis(1));
+        wall.store(7_200_000, Ordering::SeqCst);
+        let before = tokio::time::Instant::now();
+        clock.sleep_until(far).await;
+        assert!(before.elapsed() <= MAX_SLEEP, "the jump was seen without waiting for the timer");
+    }
+}

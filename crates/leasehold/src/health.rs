@@ -1,0 +1,124 @@
+//! The truth about the credentials, for readiness checks and operators.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::hook::PoolCounts;
+use crate::source::ErrorKind;
+
+/// How things stand. Serializes to JSON for a readiness endpoint; holds no secret.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Health {
+    /// In one word.
+    pub state: HealthState,
+    /// The current generation.
+    pub generation: u64,
+    /// Its user name.
+    pub username: String,
+    /// Time until the current lease ends, its token's end included; `None`: no end.
+    pub expires_in: Option<Duration>,
+    /// Time until the next planned rotation, where one is planned.
+    pub rotates_in: Option<Duration>,
+    /// The last request to the source was answered, and not by "sealed".
+    pub source_ok: bool,
+    /// The last answer of the source was that it is sealed.
+    pub sealed: bool,
+    /// The last failure since the last success.
+    pub last_error: Option<LastError>,
+    /// Superseded generations that still have connections, oldest first.
+    pub draining: Vec<DrainHealth>,
+    /// The attached pools.
+    pub pools: Vec<PoolHealth>,
+    /// Swaps since the start, the first credential not counted.
+    pub rotations: u64,
+    /// Renewals since the start.
+    pub renewals: u64,
+    /// Why the background task ended, if it did.
+    pub stopped: Option<String>,
+}
+
+impl Health {
+    /// New connections can be made with the current login, as far as is known. What a readiness
+    /// probe asks; a degraded service is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, HealthState::Ready | HealthState::Degraded)
+    }
+}
+
+/// A [`Health`] in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HealthState {
+    /// All is as planned.
+    Ready,
+    /// The current login is good, yet something fails: see `last_error`.
+    Degraded,
+    /// The current lease is over or its login is gone, and no other could be had so far.
+    Expired,
+    /// The background task has ended: nothing is renewed or rotated any more.
+    Stopped,
+}
+
+/// A failure of the source or of a proof.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct LastError {
+    /// Its kind, as the name of the [`ErrorKind`].
+    pub kind: String,
+    /// What was said.
+    pub message: String,
+    /// How long ago.
+    pub ago: Duration,
+}
+
+/// A superseded generation that is being drained.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct DrainHealth {
+    /// Which.
+    pub generation: u64,
+    /// Time until its deadline.
+    pub deadline_in: Duration,
+}
+
+/// An attached pool.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct PoolHealth {
+    /// Its name.
+    pub name: String,
+    /// Its connections.
+    pub counts: PoolCounts,
+}
+
+/// What the driver publishes after each step; times instead of durations, so that a reader gets
+/// fresh figures without the driver's doing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Status {
+    pub(crate) end: Option<Time>,
+    pub(crate) rotate_at: Option<Time>,
+    pub(crate) degraded: bool,
+    pub(crate) dead: bool,
+    pub(crate) source_ok: bool,
+    pub(crate) sealed: bool,
+    pub(crate) last_error: Option<(ErrorKind, String, Time)>,
+    pub(crate) draining: Vec<(u64, Time)>,
+    pub(crate) rotations: u64,
+    pub(crate) renewals: u64,
+    pub(crate) refresh: Refresh,
+    pub(crate) stopped: Option<String>,
+}
+
+/// Whether a hook that met a refused login has something to wait for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refresh {
+    /// A rotation is wanted, and running or permitted now.
+    pub(crate) running: bool,
+    /// When minting is permitted next, if it is held.
+    pub(crate) next: Option<Time>,
+    /// Observations taken in so far: tells a reader that its own was among them.
+    pub(crate) seen: u64,
+}

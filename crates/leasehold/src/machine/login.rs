@@ -1,0 +1,134 @@
+//! One credential's lease, as the machine sees it.
+
+use std::time::Duration;
+
+use super::policy::Terms;
+use crate::clock::Time;
+use crate::credential::ParentState;
+
+/// Names a credential from its request on: the number of the attempt that minted it.
+pub(crate) type LoginId = u64;
+
+/// What the machine has to know of a freshly minted credential; the secret stays with the driver.
+#[derive(Clone, Debug)]
+pub(crate) struct Minted {
+    pub(crate) username: String,
+    pub(crate) ttl: Option<Duration>,
+    /// Has a lease that can be renewed.
+    pub(crate) renewable: bool,
+    /// Has a lease that can be revoked.
+    pub(crate) revocable: bool,
+    pub(crate) parent: Option<ParentState>,
+}
+
+/// A credential that exists, in whatever stage.
+#[derive(Clone, Debug)]
+pub(crate) struct Login {
+    pub(crate) id: LoginId,
+    pub(crate) generation: Option<u64>,
+    pub(crate) username: String,
+    pub(crate) terms: Terms,
+    /// Just before the request that minted it was sent: what its end is counted from.
+    pub(crate) issued: Time,
+    /// End of the lease itself.
+    pub(crate) end: Option<Time>,
+    /// `end` will not move any more.
+    pub(crate) last: bool,
+    pub(crate) renewable: bool,
+    pub(crate) revocable: bool,
+    pub(crate) parent: Option<ParentState>,
+    pub(crate) renewal: Renewal,
+    /// Known to be refused or gone though its lease has not ended.
+    pub(crate) dead: bool,
+    /// The server said that the lease is gone.
+    pub(crate) lost: bool,
+    pub(crate) proven: bool,
+    /// How long it was meant to be current, at the least, when it became so.
+    pub(crate) planned_service: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Renewal {
+    pub(crate) at: Option<Time>,
+    pub(crate) in_flight: Option<u64>,
+    pub(crate) failures: u32,
+}
+
+impl Login {
+    pub(crate) fn new(id: LoginId, sent: Time, minted: Minted, terms: Terms) -> Self {
+        Self {
+            id,
+            generation: None,
+            username: minted.username,
+            terms,
+            issued: sent,
+            end: minted.ttl.map(|ttl| sent + ttl),
+            last: !minted.renewable,
+            renewable: minted.renewable,
+            revocable: minted.revocable,
+            parent: minted.parent,
+            renewal: Renewal::default(),
+            dead: false,
+            lost: false,
+            proven: false,
+            planned_service: Duration::ZERO,
+        }
+    }
+
+    /// The lease ends with its token, whatever its own TTL says.
+    pub(crate) fn effective_end(&self) -> Option<Time> {
+        let parent = self.parent.and_then(|p| p.ends);
+        [self.end, parent].into_iter().flatten().min()
+    }
+
+    pub(crate) fn over(&self, now: Time) -> bool {
+        self.lost || self.effective_end().is_some_and(|end| end <= now)
+    }
+
+    /// When it has to be replaced, and whether that is because of its token. A token that its
+    /// session still renews, or that nothing can replace, is no reason to rotate.
+    pub(crate) fn rotate_at(&self) -> Option<(Time, bool)> {
+        let own = self.end.map(|end| (end.before(self.terms.leeway), false));
+        let token = (self.parent)
+            .filter(|p| !p.renewing && p.replaceable)
+            .and_then(|p| p.ends)
+            .map(|end| (end.before(self.terms.leeway), true));
+        [own, token].into_iter().flatten().min()
+    }
+
+    /// As [`rotate_at`](Self::rotate_at), with what is known of the maximum TTL taken in: what is
+    /// published as the plan.
+    pub(crate) fn planned_rotation(&self, max_ttl: Option<Duration>) -> Option<Time> {
+        let (at, by_token) = self.rotate_at()?;
+        match max_ttl {
+            Some(max) if !self.last && !by_token => {
+                Some(at.max((self.issued + max).before(self.terms.leeway)))
+            }
+            Some(_) | None if self.last || by_token => Some(at),
+            _ => None,
+        }
+    }
+
+    /// The lease is certainly alive and its login not known to be gone.
+    pub(crate) fn certainly_good(&self, now: Time) -> bool {
+        !self.dead && !self.over(now)
+    }
+
+    /// Plans the next renewal, a little early at random so that a fleet that started together
+    /// does not renew together.
+    pub(crate) fn plan_renewal(&mut self, rng: &mut fastrand::Rng, max_ttl: Option<Duration>) {
+        self.renewal.at = None;
+        let (Some(end), Some(ttl), true) = (self.end, self.terms.ttl, self.renewable) else {
+            return;
+        };
+        // Vault truncates to whole seconds, hence the second.
+        let at_max = |max| end + Duration::from_secs(1) >= self.issued + max;
+        if self.last || max_ttl.is_some_and(at_max) {
+            self.last = true;
+            return;
+        }
+        let within = self.terms.renew_within();
+        let jitter = (within / 10).min(ttl.saturating_sub(within) / 4).mul_f64(rng.f64());
+        self.renewal.at = Some(end.before(within + jitter));
+    }
+}

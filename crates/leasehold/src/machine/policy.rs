@@ -1,0 +1,260 @@
+//! Every duration that the machine goes by, and why it is what it is. All scale down to TTLs of a
+//! few seconds, so that a test rehearses what production does.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+
+/// A mint that has not answered by then is given up waiting for; what comes later is still taken
+/// care of. The server's own bound on a request is 90 s, and a client that hangs up sooner leaves
+/// roles behind that nobody revokes.
+pub(crate) const MINT_TIMEOUT: Duration = Duration::from_secs(120);
+/// At most so many requests to mint are in flight: a second one for when the first hangs.
+pub(crate) const MINTS_IN_FLIGHT: usize = 2;
+/// Superseded generations that may drain at once; a further swap ends the oldest's patience.
+pub(crate) const DRAINING_AT_ONCE: usize = 3;
+/// A login that looks wrong is confirmed by a connect at most this often.
+pub(crate) const CONFIRM_EVERY: Duration = Duration::from_secs(5);
+/// What a refusal by every pool may be before it is believed: a replica learns of a new role late.
+pub(crate) const PROOF_REJECTIONS: u32 = 4;
+/// Sync revocations tried before the server is asked to take over the trying.
+pub(crate) const REVOKE_TRIES: u32 = 6;
+/// The attempt number of a renewal that stands in for a revocation.
+pub(crate) const SOFT_REVOKE: u64 = 0;
+/// After the deadline of a shutdown: for the last revocations, each a few milliseconds when Vault
+/// answers at all.
+pub(crate) const SHUTDOWN_WRAP_UP: Duration = Duration::from_secs(5);
+
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+const DEFAULT_ROLL: Duration = Duration::from_secs(2);
+const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
+
+/// What the user may set; `None` is the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) grace: Option<Duration>,
+    pub(crate) roll: Option<Duration>,
+}
+
+/// The policy worked out for leases of one TTL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) ttl: Option<Duration>,
+    /// How long a drain may take: 30 s, or a quarter of the TTL.
+    pub(crate) grace: Duration,
+    /// How long before its end a lease is rotated: the grace, plus min(5 s, TTL/10) for the
+    /// rotation itself, plus 1 s because Vault counts whole seconds.
+    pub(crate) leeway: Duration,
+    /// How long superseded connections are still handed out while they are replaced one by one:
+    /// 2 s, or an eighth of the grace. What is handed out last has to come back within the rest
+    /// of the grace, so a roll must not take much of it.
+    pub(crate) roll: Duration,
+    /// The TTL is too short for the grace asked for, which was cut.
+    pub(crate) clipped: bool,
+}
+
+impl Policy {
+    /// The terms as asked for, even where they don't fit the TTL.
+    fn asked(self, ttl: Duration) -> (Duration, Duration) {
+        let grace = self.grace.unwrap_or(DEFAULT_GRACE.min(ttl / 4));
+        let leeway = grace + Duration::from_secs(5).min(ttl / 10) + Duration::from_secs(1);
+        (grace, leeway)
+    }
+
+    pub(crate) fn terms(self, ttl: Option<Duration>) -> Terms {
+        let roll = |grace: Duration| self.roll.unwrap_or(DEFAULT_ROLL).min(grace / 8);
+        let Some(ttl) = ttl else {
+            let grace = self.grace.unwrap_or(DEFAULT_GRACE);
+            let leeway = Duration::ZERO;
+            return Terms { ttl: None, grace, leeway, roll: roll(grace), clipped: false };
+        };
+        let (grace, leeway) = self.asked(ttl);
+        let clipped = leeway >= ttl;
+        let (grace, leeway) = if clipped { (ttl / 4, ttl / 2) } else { (grace, leeway) };
+        Terms { ttl: Some(ttl), grace, leeway, roll: roll(grace), clipped }
+    }
+
+    /// What a start error names when `ttl` is too short.
+    pub(crate) fn asked_leeway(self, ttl: Duration) -> Duration {
+        self.asked(ttl).1
+    }
+}
+
+impl Terms {
+    /// A lease is renewed once this much is left: a third of the TTL, as Vault's own watcher has
+    /// it. Where the leeway is a large part of the TTL that would be too late: a renewal that is
+    /// due together with the rotation is no renewal. So a third of what lies before the leeway is
+    /// kept for trying, or 2 s if there is so much: a server under load takes its time.
+    pub(crate) fn renew_within(&self) -> Duration {
+        let ttl = self.ttl.unwrap_or_default();
+        let before = ttl.saturating_sub(self.leeway);
+        let trying = (before / 3).max((before / 2).min(Duration::from_secs(2)));
+        (ttl / 3).max(self.leeway + trying)
+    }
+
+    /// How long a generation whose lease certainly lives for `life` is meant to serve at the
+    /// least. A quarter of its life where the leeway leaves nothing, so that a server that grants
+    /// ever shorter leases is not asked in a loop.
+    pub(crate) fn planned_service(&self, life: Duration) -> Duration {
+        life.saturating_sub(self.leeway).max(life / 4)
+    }
+
+    /// A drain ends this long before its lease does: enough to end sessions with a login that is
+    /// still good.
+    pub(crate) fn end_margin(&self) -> Duration {
+        (self.grace / 4).min(Duration::from_secs(1))
+    }
+
+    /// When a mint hangs, a second one starts after this.
+    pub(crate) fn mint_patience(&self) -> Duration {
+        let third = self.leeway / 3;
+        if third.is_zero() { Duration::from_secs(10) } else { third.min(Duration::from_secs(10)) }
+    }
+
+    /// The longest pause between two tries of something that heals by itself.
+    pub(crate) fn transient_cap(&self) -> Duration {
+        let ttl = self.ttl.unwrap_or(Duration::from_secs(3600));
+        (ttl / 12).clamp(Duration::from_millis(500), Duration::from_secs(30))
+    }
+
+    /// The longest pause between two tries of something that a person has to mend. Not for ever:
+    /// a policy is often mended an hour later, and nobody should have to restart the service.
+    pub(crate) fn permanent_cap(&self) -> Duration {
+        let ttl = self.ttl.unwrap_or(Duration::from_secs(3600));
+        (ttl / 4).clamp(Duration::from_secs(2), Duration::from_secs(300))
+    }
+
+    /// One mint is permitted each so often, when it is not a planned rotation.
+    pub(crate) fn refill(&self) -> Duration {
+        let ttl = self.ttl.unwrap_or(Duration::from_secs(3600));
+        (ttl / 2).min(Duration::from_secs(30))
+    }
+}
+
+/// Full jitter: anything up to a bound that doubles with each failure, and never nothing.
+pub(crate) fn backoff(rng: &mut fastrand::Rng, failures: u32, cap: Duration) -> Duration {
+    let bound = (BACKOFF_FLOOR * 2u32.saturating_pow(failures.min(16))).min(cap);
+    BACKOFF_FLOOR.max(bound.mul_f64(rng.f64()))
+}
+
+/// Permits for minting out of turn: a burst of two, then one per interval; the interval doubles,
+/// up to 5 minutes, while fresh credentials are themselves refused.
+#[derive(Clone, Debug)]
+pub(crate) struct Limiter {
+    tokens: u32,
+    refilled: Time,
+    doublings: u32,
+}
+
+const BURST: u32 = 2;
+const SLOWEST: Duration = Duration::from_secs(300);
+
+impl Limiter {
+    pub(crate) fn new(now: Time) -> Self {
+        Self { tokens: BURST, refilled: now, doublings: 0 }
+    }
+
+    fn interval(&self, refill: Duration) -> Duration {
+        let slowed = refill.saturating_mul(2u32.saturating_pow(self.doublings));
+        slowed.min(SLOWEST.max(refill)).max(Duration::from_millis(1))
+    }
+
+    /// Takes a permit, or says when there is one.
+    pub(crate) fn take(&mut self, now: Time, refill: Duration) -> Result<(), Time> {
+        let interval = self.interval(refill);
+        let due = ((now - self.refilled).as_nanos() / interval.as_nanos()).min(u128::from(BURST));
+        for _ in 0..due {
+            self.refilled = self.refilled + interval;
+            self.tokens = (self.tokens + 1).min(BURST);
+        }
+        if self.tokens == BURST {
+            self.refilled = now;
+        }
+        if self.tokens == 0 {
+            return Err(self.refilled + interval);
+        }
+        self.tokens -= 1;
+        Ok(())
+    }
+
+    /// The permit was not used: nothing was minted.
+    pub(crate) fn give_back(&mut self) {
+        self.tokens = (self.tokens + 1).min(BURST);
+    }
+
+    /// A fresh credential was refused: slow down.
+    pub(crate) fn slow_down(&mut self) {
+        self.doublings = (self.doublings + 1).min(8);
+    }
+
+    /// A fresh credential was accepted: the usual pace again. Permits stay as they are, or a login
+    /// that somebody keeps revoking would be minted in a loop.
+    pub(crate) fn speed_up(&mut self) {
+        self.doublings = 0;
+    }
+
+    /// The server can be reached again: nothing of what it could not do counts.
+    pub(crate) fn reset(&mut self, now: Time) {
+        *self = Self::new(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    #[test]
+    fn defaults_scale_down_to_seconds() {
+        let terms = Policy::default().terms(Some(s(3600)));
+        assert_eq!((terms.grace, terms.leeway, terms.roll), (s(30), s(36), s(2)));
+        assert_eq!(terms.renew_within(), s(36) + s(3564) / 3);
+        let terms = Policy::default().terms(Some(s(6)));
+        assert_eq!(terms.grace, Duration::from_millis(1500));
+        assert_eq!(terms.leeway, Duration::from_millis(3100));
+        assert!(terms.renew_within() > terms.leeway);
+        assert!(!terms.clipped);
+    }
+
+    #[test]
+    fn a_ttl_too_short_for_its_grace_is_told_and_cut() {
+        let policy = Policy { grace: Some(s(10)), roll: None };
+        let terms = policy.terms(Some(s(8)));
+        assert!(terms.clipped);
+        assert!(terms.leeway < s(8) && terms.grace < terms.leeway);
+        assert!(policy.asked_leeway(s(8)) > s(8));
+    }
+
+    #[test]
+    fn i7_the_limiter_gives_two_then_one_per_interval_and_slows_down() {
+        let at = |n| Time::from_start(s(n));
+        let mut limiter = Limiter::new(at(0));
+        assert!(limiter.take(at(0), s(30)).is_ok());
+        assert!(limiter.take(at(0), s(30)).is_ok());
+        assert_eq!(limiter.take(at(0), s(30)), Err(at(30)));
+        assert_eq!(limiter.take(at(29), s(30)), Err(at(30)));
+        assert!(limiter.take(at(30), s(30)).is_ok());
+        limiter.slow_down();
+        assert_eq!(limiter.take(at(31), s(30)), Err(at(90)));
+        for _ in 0..20 {
+            limiter.slow_down();
+        }
+        assert_eq!(limiter.take(at(31), s(30)), Err(at(330)));
+        limiter.reset(at(40));
+        assert!(limiter.take(at(40), s(30)).is_ok());
+    }
+
+    #[test]
+    fn backoff_never_hits_zero_and_grows_to_its_cap() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let longest = |rng: &mut fastrand::Rng, failures| {
+            (0..200).map(|_| backoff(rng, failures, s(10))).max().unwrap()
+        };
+        assert!((0..200).all(|n| backoff(&mut rng, n, s(10)) >= BACKOFF_FLOOR));
+        assert!(longest(&mut rng, 3) <= Duration::from_millis(800));
+        assert!(longest(&mut rng, 12) > s(9) && longest(&mut rng, 12) <= s(10));
+    }
+}

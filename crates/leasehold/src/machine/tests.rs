@@ -1,0 +1,300 @@
+//! Random histories of the pure machine: whatever order answers and accidents come in, what must
+//! never happen never does, and everything minted is dealt with at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::*;
+
+const HISTORIES: u64 = 3000;
+const STEPS: usize = 250;
+
+/// A world in which each request is answered late, badly or not at all.
+struct World {
+    rng: fastrand::Rng,
+    now: Time,
+    machine: Machine,
+    ttl: Duration,
+    /// Unanswered requests.
+    issues: Vec<(u64, Time)>,
+    renewals: Vec<(LoginId, u64, Time)>,
+    proofs: Vec<LoginId>,
+    drains: BTreeMap<u64, Time>,
+    revocations: Vec<(LoginId, Revocation)>,
+    /// Minted and neither forgotten nor left.
+    alive: BTreeSet<LoginId>,
+    published: Vec<LoginId>,
+    drained: BTreeSet<u64>,
+    generation_of: BTreeMap<LoginId, u64>,
+    finished: bool,
+    failed_start: bool,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let now = Time::from_start(Duration::from_secs(1));
+        let ttl = Duration::from_secs(rng.u64(4..4000));
+        let machine = Machine::new(Policy::default(), now, seed);
+        Self {
+            rng,
+            now,
+            machine,
+            ttl,
+            issues: Vec::new(),
+            renewals: Vec::new(),
+            proofs: Vec::new(),
+            drains: BTreeMap::new(),
+            revocations: Vec::new(),
+            alive: BTreeSet::new(),
+            published: Vec::new(),
+            drained: BTreeSet::new(),
+            generation_of: BTreeMap::new(),
+            finished: false,
+            failed_start: false,
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let actions = self.machine.handle(self.now, input);
+        for action in actions {
+            self.note(action);
+        }
+        let waiting = |(_, sent): &&(u64, Time)| self.now - *sent < policy::MINT_TIMEOUT;
+        let waiting = self.issues.iter().filter(waiting).count();
+        assert!(waiting <= policy::MINTS_IN_FLIGHT, "I7: mints in flight");
+        if let Some(next) = self.machine.next_deadline() {
+            // Due at once is fine once; a machine that stays due spins its driver.
+            if next <= self.now {
+                let more = self.machine.handle(self.now, Input::Tick);
+                for action in more {
+                    self.note(action);
+                }
+                let next = self.machine.next_deadline();
+                assert!(next.is_none_or(|n| n > self.now), "the driver would spin");
+            }
+        }
+    }
+
+    fn note(&mut self, action: Action) {
+        match action {
+            Action::Issue { attempt } => self.issues.push((attempt, self.now)),
+            Action::Prove { login, .. } => {
+                assert!(self.alive.contains(&login));
+                self.proofs.push(login);
+            }
+            Action::Publish { login, generation } => {
+                assert!(self.alive.contains(&login), "published what is not there");
+                assert_eq!(generation, self.published.len() as u64 + 1, "I1: numbers rise by one");
+                self.published.push(login);
+                self.generation_of.insert(login, generation);
+            }
+            Action::Drain { generation, deadline, .. } => {
+                assert!(generation < self.published.len() as u64 || self.machine.is_stopping());
+                self.drains.insert(generation, deadline);
+            }
+            Action::DrainTerms { generation, deadline, .. } => {
+                self.drains.entry(generation).and_modify(|d| *d = deadline);
+            }
+            Action::Renew { login, attempt, increment } => {
+                assert!(self.alive.contains(&login));
+                assert!(increment >= Duration::from_secs(1));
+                self.renewals.push((login, attempt, self.now));
+            }
+            Action::Revoke { login, how } => {
+                assert!(self.alive.contains(&login), "revoked twice");
+                if let Some(generation) = self.generation_of.get(&login) {
+                    assert!(self.drained.contains(generation), "I4: revoked before drained");
+                }
+                self.revocations.push((login, how));
+            }
+            Action::Forget { login } => {
+                assert!(self.alive.remove(&login), "forgotten twice");
+                if let Some(generation) = self.generation_of.get(&login) {
+                    assert!(self.drained.contains(generation), "I4: forgotten before drained");
+                }
+            }
+            Action::Finished(remains) => {
+                self.finished = true;
+                let known = remains.iter().filter(|r| r.username.is_some()).count();
+                assert_eq!(known, self.alive.len(), "I9: the report is exact");
+            }
+            Action::StartFailed(_) => {
+                self.failed_start = true;
+                self.feed(Input::Shutdown { deadline: self.now + Duration::from_secs(120) });
+            }
+            Action::Confirm { .. }
+            | Action::Distrust { .. }
+            | Action::ClosePools
+            | Action::Emit(_) => {}
+        }
+    }
+
+    fn error(&mut self) -> SourceError {
+        use ErrorKind as K;
+        let kinds = [
+            K::Unreachable,
+            K::Timeout,
+            K::Throttled,
+            K::Sealed,
+            K::ServerFault,
+            K::Denied,
+            K::TokenLost,
+            K::LeaseLost,
+            K::NotRenewable,
+            K::NotFound,
+            K::Malformed,
+            K::Other,
+        ];
+        SourceError::new(kinds[self.rng.usize(..kinds.len())], "scripted")
+    }
+
+    fn pick<T>(rng: &mut fastrand::Rng, from: &mut Vec<T>) -> Option<T> {
+        (!from.is_empty()).then(|| from.swap_remove(rng.usize(..from.len())))
+    }
+
+    fn answer_something(&mut self) {
+        let ok = self.rng.u8(..10) < 7;
+        match self.rng.u8(..12) {
+            0..=2 => {
+                let Some((attempt, sent)) = Self::pick(&mut self.rng, &mut self.issues) else {
+                    return;
+                };
+                let result = if ok {
+                    self.alive.insert(attempt);
+                    let parent = self.rng.bool().then(|| self.parent());
+                    let ttl = Some(self.ttl);
+                    let username = format!("user-{attempt}");
+                    Ok(Minted { username, ttl, renewable: true, revocable: true, parent })
+                } else {
+                    Err(self.error())
+                };
+                self.feed(Input::Issued { attempt, sent, result });
+            }
+            3..=4 => {
+                let Some((login, attempt, sent)) = Self::pick(&mut self.rng, &mut self.renewals)
+                else {
+                    return;
+                };
+                let granted = self.ttl.mul_f64(if self.rng.bool() { 1.0 } else { self.rng.f64() });
+                let result = if ok { Ok(granted) } else { Err(self.error()) };
+                self.feed(Input::Renewed { login, attempt, sent, result });
+            }
+            5..=6 => {
+                let Some(login) = Self::pick(&mut self.rng, &mut self.proofs) else { return };
+                let mut some = || usize::from(self.rng.u8(..4) == 0);
+                let (rejected, unreachable) = (some(), some());
+                let proofs = Proofs { proven: usize::from(ok), rejected, unreachable };
+                self.feed(Input::Proved { login, proofs });
+            }
+            7..=8 => {
+                let Some((&generation, &deadline)) = self.drains.first_key_value() else { return };
+                let left = usize::from(self.now >= deadline);
+                self.drains.remove(&generation);
+                self.drained.insert(generation);
+                self.feed(Input::Drained { generation, forced: Vec::new(), left });
+            }
+            9 => {
+                let Some((login, how)) = Self::pick(&mut self.rng, &mut self.revocations) else {
+                    return;
+                };
+                let result = if ok { Ok(()) } else { Err(self.error()) };
+                if how == Revocation::Soft {
+                    let result = result.map(|()| Duration::from_secs(1));
+                    let (attempt, sent) = (SOFT_REVOKE, self.now);
+                    self.feed(Input::Renewed { login, attempt, sent, result });
+                } else {
+                    self.feed(Input::Revoked { login, result });
+                }
+            }
+            10 => {
+                let generation = self.published.len() as u64;
+                let what = match self.rng.u8(..8) {
+                    0 => Observation::SessionRevoked,
+                    1 => Observation::LoginRejected,
+                    _ => Observation::Suspected,
+                };
+                self.feed(Input::Observed(Observed { generation, what }));
+            }
+            _ => {
+                let state = self.parent();
+                if let Some(&login) = self.alive.iter().next_back() {
+                    self.feed(Input::Parent { login, state });
+                }
+            }
+        }
+    }
+
+    fn parent(&mut self) -> ParentState {
+        let ends = self.now + self.ttl.mul_f64(self.rng.f64() * 3.0);
+        ParentState::ending(ends, self.rng.bool(), self.rng.bool())
+    }
+
+    fn let_time_pass(&mut self) {
+        let next = self.machine.next_deadline().filter(|_| self.rng.u8(..4) > 0);
+        let by = self.ttl.mul_f64(self.rng.f64() / 20.0);
+        self.now = next.map_or(self.now + by, |next| next.max(self.now));
+        self.feed(Input::Tick);
+    }
+}
+
+#[test]
+fn i4_i7_i9_hold_in_random_histories_and_the_driver_never_spins() {
+    for seed in 0..HISTORIES {
+        let mut world = World::new(seed);
+        world.feed(Input::Tick);
+        for _ in 0..STEPS {
+            if world.rng.u8(..3) == 0 {
+                world.let_time_pass()
+            } else {
+                world.answer_something()
+            }
+            if world.rng.u16(..400) == 0 {
+                world.feed(Input::Rotate);
+            }
+        }
+        let deadline = world.now + Duration::from_secs(world.rng.u64(..30));
+        world.feed(Input::Shutdown { deadline });
+        for _ in 0..2000 {
+            if world.finished {
+                break;
+            }
+            if world.rng.bool() { world.let_time_pass() } else { world.answer_something() }
+        }
+        assert!(world.finished, "seed {seed}: the shutdown never finished");
+        let end = world.machine.next_deadline();
+        assert!(end.is_none_or(|end| end > world.now), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_rotation_that_the_limiter_holds_is_free_once_its_leeway_has_come() {
+    let start = Time::from_start(Duration::from_secs(1));
+    let mut machine = Machine::new(Policy::default(), start, 1);
+    let attempt = match &machine.handle(start, Input::Tick)[..] {
+        [Action::Issue { attempt }] => *attempt,
+        other => panic!("{other:?}"),
+    };
+    let minted = Minted {
+        username: "user".to_owned(),
+        ttl: Some(Duration::from_secs(60)),
+        renewable: false,
+        revocable: true,
+        parent: None,
+    };
+    machine.handle(start, Input::Issued { attempt, sent: start, result: Ok(minted) });
+    machine.handle(start, Input::Proved { login: attempt, proofs: Proofs::default() });
+    // Fresh credentials were refused for a while, and no permit is left.
+    for _ in 0..8 {
+        machine.limiter.slow_down();
+    }
+    let refill = machine.terms().refill();
+    while machine.limiter.take(start, refill).is_ok() {}
+
+    let issues = |actions: &[Action]| actions.iter().any(|a| matches!(a, Action::Issue { .. }));
+    let asked = start + Duration::from_secs(20);
+    assert!(!issues(&machine.handle(asked, Input::Rotate)), "held");
+    let leeway = start + Duration::from_secs(60 - 21);
+    assert!(machine.next_deadline().is_some_and(|at| at <= leeway));
+    assert!(issues(&machine.handle(leeway, Input::Tick)), "a planned rotation waits for no permit");
+}

@@ -1,0 +1,267 @@
+//! How a rotator is made.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::driver::{Driver, Wiring};
+use super::{Command, Observer, Rotator, supervisor};
+use crate::clock::Clock;
+use crate::event::Event;
+use crate::machine::{Machine, Policy, StartFailure};
+use crate::provider::CredentialProvider;
+use crate::source::{DynSource, SourceError};
+
+/// How long readers of events may lag before they are told that they missed some.
+const EVENT_BACKLOG: usize = 1024;
+/// Observations waiting to be looked at; more are as good as these.
+const OBSERVATION_BACKLOG: usize = 64;
+
+/// Settings of a [`Rotator`], each with a default that fits TTLs from seconds to days.
+#[must_use = "call start()"]
+pub struct RotatorBuilder {
+    source: Arc<dyn DynSource>,
+    policy: Policy,
+    start_timeout: Duration,
+    refresh_wait: Duration,
+    clock: Clock,
+    runtime: Option<Handle>,
+    observers: Vec<Observer>,
+}
+
+impl RotatorBuilder {
+    pub(super) fn new(source: Arc<dyn DynSource>) -> Self {
+        Self {
+            source,
+            policy: Policy::default(),
+            start_timeout: Duration::from_secs(30),
+            refresh_wait: Duration::from_secs(5),
+            clock: Clock::system(),
+            runtime: None,
+            observers: Vec::new(),
+        }
+    }
+
+    /// How long a drain may take before borrowed connections are ended: longer than your longest
+    /// transaction. Default: 30 s, or a quarter of the TTL if that is less.
+    ///
+    /// A lease is rotated this long before its end, plus min(5 s, TTL/10) for the rotation itself,
+    /// plus 1 s because Vault counts whole seconds; that sum, the leeway, must be less than the
+    /// TTL.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.policy.grace = Some(grace);
+        self
+    }
+
+    /// How long superseded connections may still be handed out while the rotator replaces them one
+    /// by one, so that no borrower pays for a connect. Zero turns that off: idle superseded
+    /// connections are then closed at the swap. Default: 2 s; never more than an
+    /// eighth of the grace, so that what is handed out last has time to come back, and never past
+    /// the lease's end.
+    pub fn roll(mut self, roll: Duration) -> Self {
+        self.policy.roll = Some(roll);
+        self
+    }
+
+    /// How long [`start`](Self::start) tries while the source can't be reached, is sealed or
+    /// fails for now. Default: 30 s.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    /// How long a hook that met a refused login waits for fresh credentials. Default: 5 s. Keep it
+    /// below your pool's acquire or create timeout.
+    pub fn refresh_wait(mut self, wait: Duration) -> Self {
+        self.refresh_wait = wait;
+        self
+    }
+
+    /// The clock that leases are judged on; the source must use the same. Default:
+    /// [`Clock::system`].
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The runtime on which the rotator runs, if not that of the caller of `start`.
+    pub fn runtime(mut self, runtime: Handle) -> Self {
+        self.runtime = Some(runtime);
+        self
+    }
+
+    /// Calls `observer` with each event, on the rotator's own task: it must return quickly. For a
+    /// reader that may lag, see [`CredentialProvider::events`].
+    pub fn observer(mut self, observer: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.observers.push(Box::new(observer));
+        self
+    }
+
+    /// Issues the first credential, and returns once it is there.
+    ///
+    /// Cancel safe: a request to mint runs to its end all the same, and what it brings is revoked.
+    ///
+    /// # Errors
+    /// [`StartError`]: at once for what a person has to mend (a denied policy, an unknown role, a
+    /// TTL that is too short), after the start timeout for what might have healed.
+    pub async fn start(self) -> Result<Rotator, StartError> {
+        if self.policy.grace.is_some_and(|g| g.is_zero()) {
+            return Err(StartError::Config {
+                field: "grace",
+                message: "must be more than zero: it is how long borrowed connections get to \
+                          come back"
+                    .to_owned(),
+            });
+        }
+        if self.start_timeout.is_zero() {
+            return Err(StartError::Config {
+                field: "start_timeout",
+                message: "must be more than zero".to_owned(),
+            });
+        }
+        let runtime = match self.runtime {
+            Some(runtime) => runtime,
+            None => Handle::try_current().map_err(|_| StartError::Config {
+                field: "runtime",
+                message: "call start() on a tokio runtime, or pass one with .runtime(handle)"
+                    .to_owned(),
+            })?,
+        };
+        let describe = self.source.describe();
+        let machine = Machine::new(self.policy, self.clock.now(), fastrand::u64(..));
+        let (commands, command_rx) = mpsc::unbounded_channel();
+        let (report_tx, report) = watch::channel(None);
+        let (started_tx, started) = oneshot::channel();
+        let (last_error_tx, last_error) = watch::channel(None);
+        let (observations, observation_rx) = mpsc::channel(OBSERVATION_BACKLOG);
+        let driver = Driver::new(
+            machine,
+            Wiring {
+                source: self.source,
+                clock: self.clock,
+                runtime: runtime.clone(),
+                observers: self.observers,
+                events: broadcast::Sender::new(EVENT_BACKLOG),
+                commands: command_rx,
+                observations,
+                observation_rx,
+                report: report_tx,
+                started: started_tx,
+                last_error: last_error_tx,
+                refresh_wait: self.refresh_wait,
+            },
+        );
+        runtime.spawn(supervisor::supervise(driver, runtime.clone()));
+        // Dropping `started`, here at the timeout or by our caller, tells the driver to clean up.
+        match tokio::time::timeout(self.start_timeout, started).await {
+            Ok(Ok(Ok(shared))) => {
+                // The driver can't be gone before it was told.
+                let _ = commands.send(Command::Accepted);
+                let provider = CredentialProvider::new(shared);
+                Ok(Rotator { provider, commands, report })
+            }
+            Ok(Ok(Err(failure))) => Err(match failure {
+                StartFailure::Source(error) => StartError::Source { describe, error },
+                StartFailure::TtlTooShort { ttl, leeway, grace } => {
+                    StartError::TtlTooShort { describe, ttl, leeway, grace }
+                }
+            }),
+            Ok(Err(_)) => Err(StartError::Aborted),
+            Err(_) => {
+                let last = last_error.borrow().clone();
+                Err(StartError::Timeout { describe, after: self.start_timeout, last })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RotatorBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RotatorBuilder")
+            .field("source", &self.source)
+            .field("policy", &self.policy)
+            .field("start_timeout", &self.start_timeout)
+            .field("refresh_wait", &self.refresh_wait)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no rotator. Nothing is left behind: what was minted is revoked.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is out of range.
+    #[non_exhaustive]
+    Config {
+        /// Which.
+        field: &'static str,
+        /// What it must be.
+        message: String,
+    },
+    /// The source refused for good.
+    #[non_exhaustive]
+    Source {
+        /// Which source.
+        describe: String,
+        /// What it said.
+        error: SourceError,
+    },
+    /// No credential could be had in time.
+    #[non_exhaustive]
+    Timeout {
+        /// Which source.
+        describe: String,
+        /// The start timeout.
+        after: Duration,
+        /// The last failure, if there was one: with none, a request was still unanswered.
+        last: Option<SourceError>,
+    },
+    /// The granted TTL leaves no time between a lease's start and its rotation.
+    #[non_exhaustive]
+    TtlTooShort {
+        /// Which source.
+        describe: String,
+        /// What the server granted.
+        ttl: Duration,
+        /// How long before its end a lease is rotated.
+        leeway: Duration,
+        /// The part of the leeway that can be set.
+        grace: Duration,
+    },
+    /// The background task ended before there was a credential: its runtime is shutting down.
+    Aborted,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config { field, message } => write!(f, "{field}: {message}"),
+            Self::Source { describe, .. } => write!(f, "no credential from {describe}"),
+            Self::Timeout { describe, after, last: Some(_) } => {
+                write!(f, "no credential from {describe} within {after:.0?}")
+            }
+            Self::Timeout { describe, after, last: None } => {
+                write!(f, "no answer from {describe} within {after:.0?}")
+            }
+            Self::TtlTooShort { describe, ttl, leeway, grace } => write!(
+                f,
+                "the TTL of {ttl:.1?} granted by {describe} is not longer than the leeway of \
+                 {leeway:.1?} (grace {grace:.1?} plus the time for a rotation): raise default_ttl \
+                 and max_ttl of the role, or lower the grace"
+            ),
+            Self::Aborted => f.write_str("the runtime of the rotator is shutting down"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Source { error, .. } | Self::Timeout { last: Some(error), .. } => Some(error),
+            _ => None,
+        }
+    }
+}

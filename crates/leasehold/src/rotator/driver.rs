@@ -1,0 +1,676 @@
+//! The thin tokio driver: one task, one `select!`. It carries inputs to the machine and does what
+//! the machine says; every decision is the machine's.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
+
+use super::fanout::{drain_everywhere, prove_everywhere};
+use super::{Command, Observer, ShutdownReport};
+use crate::clock::{Clock, Time};
+use crate::credential::{Credential, Issued, Lease, Parent};
+use crate::event::Event;
+use crate::generation::Generation;
+use crate::health::Status;
+use crate::hook::{DrainOrder, DrainTerms, Proof};
+use crate::machine::{
+    Action, Input, LoginId, Machine, Minted, Proofs, Remains, Revocation, SOFT_REVOKE, StartFailure,
+};
+use crate::provider::{Observed, Pools, Shared};
+use crate::source::{DynSource, ErrorKind, RevokeMode, SourceError};
+
+/// A start that was given up waits for its mint as long as the server may take.
+const ABANDONED_START: Duration = Duration::from_secs(120);
+
+/// What a driver is connected to.
+pub(super) struct Wiring {
+    pub(super) source: Arc<dyn DynSource>,
+    pub(super) clock: Clock,
+    pub(super) runtime: Handle,
+    pub(super) observers: Vec<Observer>,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) observations: mpsc::Sender<Observed>,
+    pub(super) observation_rx: mpsc::Receiver<Observed>,
+    pub(super) report: watch::Sender<Option<Arc<ShutdownReport>>>,
+    pub(super) started: oneshot::Sender<Result<Arc<Shared>, StartFailure>>,
+    pub(super) last_error: watch::Sender<Option<SourceError>>,
+    pub(super) refresh_wait: Duration,
+}
+
+/// The state of the background task. Outlives a panic of it.
+pub(super) struct Driver {
+    machine: Machine,
+    pending: VecDeque<Action>,
+    /// Told once what they tell of is done.
+    news: VecDeque<Event>,
+    source: Arc<dyn DynSource>,
+    clock: Clock,
+    runtime: Handle,
+    observers: Vec<Observer>,
+    events: broadcast::Sender<Event>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    observations: mpsc::Sender<Observed>,
+    observation_rx: mpsc::Receiver<Observed>,
+    report: watch::Sender<Option<Arc<ShutdownReport>>>,
+    started: Option<oneshot::Sender<Result<Arc<Shared>, StartFailure>>>,
+    last_error: watch::Sender<Option<SourceError>>,
+    refresh_wait: Duration,
+    shared: Option<Arc<Shared>>,
+    replies: mpsc::UnboundedSender<Reply>,
+    reply_rx: mpsc::UnboundedReceiver<Reply>,
+    logins: HashMap<LoginId, Held>,
+    drains: HashMap<u64, Drain>,
+    /// Proofs, drains, renewals, revocations: joined at the end. Mints are not among them, since
+    /// they are never cut off.
+    tasks: JoinSet<()>,
+    accepted: bool,
+    owner_gone: bool,
+    finished: Option<Vec<Remains>>,
+    stopped: Option<String>,
+}
+
+/// A credential that exists: the secret, and what keeps its token alive.
+struct Held {
+    credential: Credential,
+    lease: Lease,
+    generation: Option<Arc<Generation>>,
+    parent: Option<Parent>,
+    watcher: Option<AbortHandle>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
+    }
+}
+
+struct Drain {
+    terms: watch::Sender<DrainTerms>,
+}
+
+/// What tasks send back.
+enum Reply {
+    Minted { attempt: u64, sent: Time, result: Result<Issued, SourceError> },
+    Proved { login: LoginId, proofs: Vec<(String, Proof)> },
+    Confirmed { generation: u64, proofs: Vec<(String, Proof)> },
+    Input(Input),
+    Event(Event),
+}
+
+impl Driver {
+    pub(super) fn new(machine: Machine, wiring: Wiring) -> Self {
+        let (replies, reply_rx) = mpsc::unbounded_channel();
+        Self {
+            machine,
+            pending: VecDeque::new(),
+            news: VecDeque::new(),
+            source: wiring.source,
+            clock: wiring.clock,
+            runtime: wiring.runtime,
+            observers: wiring.observers,
+            events: wiring.events,
+            commands: wiring.commands,
+            observations: wiring.observations,
+            observation_rx: wiring.observation_rx,
+            report: wiring.report,
+            started: Some(wiring.started),
+            last_error: wiring.last_error,
+            refresh_wait: wiring.refresh_wait,
+            shared: None,
+            replies,
+            reply_rx,
+            logins: HashMap::new(),
+            drains: HashMap::new(),
+            tasks: JoinSet::new(),
+            accepted: false,
+            owner_gone: false,
+            finished: None,
+            stopped: None,
+        }
+    }
+
+    /// Runs until a shutdown is finished or the owner is gone.
+    pub(super) async fn run(&mut self) {
+        // What a panic left undone comes first.
+        self.act();
+        self.tell();
+        self.feed(Input::Tick);
+        loop {
+            // Not taken: a panic on the way out must find it again.
+            if let Some(remains) = self.finished.clone() {
+                return self.wind_up(remains).await;
+            }
+            if self.owner_gone && self.stopped.is_some() {
+                return;
+            }
+            if let Some(input) = self.next_input().await {
+                self.feed(input);
+            }
+            while self.tasks.try_join_next().is_some() {}
+        }
+    }
+
+    async fn next_input(&mut self) -> Option<Input> {
+        let next = self.machine.next_deadline();
+        let clock = self.clock.clone();
+        let timer = async move {
+            match next {
+                Some(at) => clock.sleep_towards(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let abandoned = async {
+            match &mut self.started {
+                Some(started) => started.closed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(reply) = self.reply_rx.recv() => self.translate(reply),
+            Some(observed) = self.observation_rx.recv() => Some(Input::Observed(observed)),
+            command = self.commands.recv(), if !self.owner_gone => match command {
+                Some(Command::Accepted) => {
+                    self.accepted = true;
+                    None
+                }
+                Some(Command::Rotate) => Some(Input::Rotate),
+                Some(Command::Shutdown { drain }) => {
+                    Some(Input::Shutdown { deadline: self.clock.now() + drain })
+                }
+                None => self.owner_left(),
+            },
+            () = abandoned => {
+                self.started = None;
+                Some(Input::Shutdown { deadline: self.clock.now() + ABANDONED_START })
+            }
+            () = timer => Some(Input::Tick),
+        }
+    }
+
+    /// The rotator was dropped. In a shutdown, or before the start was over, the work goes on.
+    fn owner_left(&mut self) -> Option<Input> {
+        self.owner_gone = true;
+        if self.machine.is_stopping() {
+            return None;
+        }
+        if !self.accepted {
+            self.started = None;
+            return Some(Input::Shutdown { deadline: self.clock.now() + ABANDONED_START });
+        }
+        let cause = "the rotator was dropped without shutdown(): leases end by their TTL";
+        self.stop(cause.to_owned(), false);
+        None
+    }
+
+    fn translate(&mut self, reply: Reply) -> Option<Input> {
+        match reply {
+            Reply::Input(input) => Some(input),
+            Reply::Event(event) => {
+                self.emit(event);
+                None
+            }
+            Reply::Minted { attempt, sent, result } => {
+                if let Err(error) = &result {
+                    self.last_error.send_replace(Some(error.clone()));
+                }
+                let result = result.map(|issued| self.hold(attempt, issued));
+                Some(Input::Issued { attempt, sent, result })
+            }
+            Reply::Proved { login, proofs } => {
+                let proofs = self.tell_proofs(proofs);
+                Some(Input::Proved { login, proofs })
+            }
+            Reply::Confirmed { generation, proofs } => {
+                let refused = proofs.iter().any(|(_, p)| matches!(p, Proof::Rejected(_)));
+                Some(Input::Confirmed { generation, refused })
+            }
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let actions = self.machine.handle(self.clock.now(), input);
+        self.pending.extend(actions);
+        self.act();
+        self.forget_closed_pools();
+        // Whoever hears of something finds it in health.
+        self.publish_status();
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        while let Some(event) = self.news.pop_front() {
+            self.emit(event);
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.pending.pop_front() {
+            self.carry_out(action);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Issue { attempt } => self.issue(attempt),
+            Action::Prove { login, generation } => self.prove(login, generation),
+            Action::Publish { login, generation } => self.install(login, generation),
+            Action::Drain { generation, roll_until, deadline, lease_end } => {
+                self.drain(generation, roll_until, DrainTerms { deadline, lease_end });
+            }
+            Action::DrainTerms { generation, deadline, lease_end } => {
+                if let Some(drain) = self.drains.get(&generation) {
+                    drain.terms.send_replace(DrainTerms { deadline, lease_end });
+                }
+            }
+            Action::Renew { login, attempt, increment } => self.renew(login, attempt, increment),
+            Action::Revoke { login, how } => self.revoke(login, how),
+            Action::Confirm { generation } => self.confirm(generation),
+            Action::Distrust { generation } => self.distrust(generation),
+            Action::Forget { login } => {
+                self.logins.remove(&login);
+            }
+            Action::ClosePools => {
+                for pool in self.with_pools(|pools| {
+                    pools.closed = true;
+                    pools.attached.clone()
+                }) {
+                    pool.close();
+                }
+            }
+            Action::Emit(event) => self.news.push_back(event),
+            Action::StartFailed(failure) => {
+                if let Some(started) = self.started.take() {
+                    // The caller may have given up; the shutdown below is the same either way.
+                    let _ = started.send(Err(failure));
+                }
+                let deadline = self.clock.now() + ABANDONED_START;
+                let actions = self.machine.handle(self.clock.now(), Input::Shutdown { deadline });
+                self.pending.extend(actions);
+            }
+            Action::Finished(remains) => self.finished = Some(remains),
+        }
+    }
+
+    /// Mints in a task of its own that nothing cuts off: a request that is cancelled may leave a
+    /// role that nobody revokes. If we are gone when it comes back, it cleans up after itself.
+    fn issue(&self, attempt: u64) {
+        let (source, clock, replies) =
+            (self.source.clone(), self.clock.clone(), self.replies.clone());
+        let runtime = self.runtime.clone();
+        self.runtime.spawn(async move {
+            let sent = clock.now();
+            let call = {
+                let source = source.clone();
+                async move { source.issue().await }
+            };
+            let result = guarded(&runtime, "issue", call).await;
+            let reply = Reply::Minted { attempt, sent, result };
+            if let Err(mpsc::error::SendError(reply)) = replies.send(reply) {
+                revoke_late(&*source, reply).await;
+            }
+        });
+    }
+
+    fn hold(&mut self, login: LoginId, issued: Issued) -> Minted {
+        let Issued { credential, lease, parent } = issued;
+        let minted = Minted {
+            username: credential.username().to_owned(),
+            ttl: lease.ttl,
+            renewable: lease.renewable && lease.id.is_some(),
+            revocable: lease.id.is_some(),
+            parent: parent.as_ref().map(Parent::state),
+        };
+        let watcher = parent.clone().map(|mut parent| {
+            let replies = self.replies.clone();
+            let follow = async move {
+                loop {
+                    let state = parent.changed().await;
+                    if replies.send(Reply::Input(Input::Parent { login, state })).is_err() {
+                        return;
+                    }
+                }
+            };
+            self.tasks.spawn_on(follow, &self.runtime)
+        });
+        let held = Held { credential, lease, generation: None, parent, watcher };
+        self.logins.insert(login, held);
+        minted
+    }
+
+    fn generation(&mut self, login: LoginId, number: u64) -> Option<Arc<Generation>> {
+        let held = self.logins.get_mut(&login)?;
+        let fresh = held.generation.take().filter(|g| g.number() == number).unwrap_or_else(|| {
+            Arc::new(Generation::new(number, held.credential.clone(), held.lease.clone()))
+        });
+        held.generation = Some(fresh.clone());
+        Some(fresh)
+    }
+
+    fn prove(&mut self, login: LoginId, number: u64) {
+        let Some(candidate) = self.generation(login, number) else {
+            return;
+        };
+        let shared = self.shared.clone();
+        let replies = self.replies.clone();
+        self.tasks.spawn_on(
+            async move {
+                let proofs = match shared {
+                    Some(shared) => prove_everywhere(&shared, &candidate).await,
+                    None => Vec::new(),
+                };
+                // A driver that is gone wants no proof.
+                let _ = replies.send(Reply::Proved { login, proofs });
+            },
+            &self.runtime,
+        );
+    }
+
+    fn confirm(&mut self, generation: u64) {
+        let Some(shared) = self.shared.clone() else {
+            return;
+        };
+        let replies = self.replies.clone();
+        let current = shared.current.load_full();
+        self.tasks.spawn_on(
+            async move {
+                let proofs = prove_everywhere(&shared, &current).await;
+                let _ = replies.send(Reply::Confirmed { generation, proofs });
+            },
+            &self.runtime,
+        );
+    }
+
+    fn tell_proofs(&mut self, proofs: Vec<(String, Proof)>) -> Proofs {
+        let mut counts = Proofs::default();
+        for (pool, proof) in proofs {
+            let (rejected, message) = match proof {
+                Proof::Proven => {
+                    counts.proven += 1;
+                    continue;
+                }
+                Proof::Rejected(message) => {
+                    counts.rejected += 1;
+                    (true, message)
+                }
+                Proof::Unreachable(message) => {
+                    counts.unreachable += 1;
+                    (false, message)
+                }
+            };
+            // Told once the machine has it: an observer may panic.
+            self.news.push_back(Event::ProofFailed { pool, rejected, message });
+        }
+        counts
+    }
+
+    /// The swap: every pool first, then everybody who asks. Whoever attaches a pool waits.
+    fn install(&mut self, login: LoginId, number: u64) {
+        let Some(generation) = self.generation(login, number) else {
+            return;
+        };
+        let Some(shared) = &self.shared else {
+            return self.first(generation);
+        };
+        let pools = shared.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        for pool in &pools.attached {
+            pool.install(&generation);
+        }
+        shared.current.store(generation.clone());
+        drop(pools);
+        shared.swapped.send_replace(generation);
+    }
+
+    fn first(&mut self, generation: Arc<Generation>) {
+        let replies = self.replies.clone();
+        let shared = Arc::new(Shared {
+            emit: Box::new(move |event| {
+                // A driver that is gone takes no pool either.
+                let _ = replies.send(Reply::Event(event));
+            }),
+            current: ArcSwap::new(generation.clone()),
+            swapped: watch::Sender::new(generation),
+            status: watch::Sender::new(Status::default()),
+            events: self.events.clone(),
+            pools: Mutex::new(Pools::default()),
+            observations: self.observations.clone(),
+            clock: self.clock.clone(),
+            refresh_wait: self.refresh_wait,
+            told: Default::default(),
+            kept: Mutex::default(),
+        });
+        self.shared = Some(shared.clone());
+        self.publish_status();
+        let handed_over = self.started.take().is_some_and(|s| s.send(Ok(shared)).is_ok());
+        if !handed_over {
+            let deadline = self.clock.now();
+            let actions = self.machine.handle(deadline, Input::Shutdown { deadline });
+            self.pending.extend(actions);
+        }
+    }
+
+    fn distrust(&self, number: u64) {
+        let Some(shared) = &self.shared else { return };
+        let current = shared.current.load();
+        if current.number() != number {
+            return;
+        }
+        current.mark_dead();
+        for pool in self.with_pools(|pools| pools.attached.clone()) {
+            pool.distrust();
+        }
+    }
+
+    fn drain(&mut self, number: u64, roll_until: Time, terms: DrainTerms) {
+        let held = self.logins.values().filter_map(|h| h.generation.as_ref());
+        let generation = held.into_iter().find(|g| g.number() == number).cloned();
+        let replies = self.replies.clone();
+        let Some(generation) = generation else {
+            let input = Input::Drained { generation: number, forced: Vec::new(), left: 0 };
+            let _ = replies.send(Reply::Input(input));
+            return;
+        };
+        let (sender, receiver) = watch::channel(terms);
+        self.drains.insert(number, Drain { terms: sender });
+        let events = self.replies.clone();
+        let order = DrainOrder {
+            generation,
+            roll_until,
+            terms: receiver,
+            clock: self.clock.clone(),
+            emit: Arc::new(move |event| {
+                let _ = events.send(Reply::Event(event));
+            }),
+        };
+        let pools = self.with_pools(|pools| pools.attached.clone());
+        self.tasks.spawn_on(
+            async move {
+                let (forced, left) = drain_everywhere(pools, &order).await;
+                let input = Input::Drained { generation: number, forced, left };
+                let _ = replies.send(Reply::Input(input));
+            },
+            &self.runtime,
+        );
+    }
+
+    fn renew(&mut self, login: LoginId, attempt: u64, increment: Duration) {
+        let Some(held) = self.logins.get(&login) else {
+            return;
+        };
+        let (source, lease) = (self.source.clone(), held.lease.clone());
+        let (clock, replies, runtime) =
+            (self.clock.clone(), self.replies.clone(), self.runtime.clone());
+        self.tasks.spawn_on(
+            async move {
+                let sent = clock.now();
+                let call = async move { source.renew(&lease, increment).await };
+                let result = guarded(&runtime, "renew", call).await;
+                let input = Input::Renewed { login, attempt, sent, result };
+                let _ = replies.send(Reply::Input(input));
+            },
+            &self.runtime,
+        );
+    }
+
+    fn revoke(&mut self, login: LoginId, how: Revocation) {
+        // Nothing is proven, installed or drained with it any more, and the number that it had as a
+        // candidate goes to the next one.
+        if let Some(held) = self.logins.get_mut(&login) {
+            held.generation = None;
+        }
+        let mode = match how {
+            Revocation::Mode(mode) => mode,
+            // The shortest a server understands: a lease cut to a second has ended by itself
+            // before anybody looks.
+            Revocation::Soft => return self.renew(login, SOFT_REVOKE, Duration::from_secs(1)),
+        };
+        let Some(held) = self.logins.get(&login) else {
+            return;
+        };
+        let (source, lease) = (self.source.clone(), held.lease.clone());
+        let (replies, runtime) = (self.replies.clone(), self.runtime.clone());
+        self.tasks.spawn_on(
+            async move {
+                let call = async move { source.revoke(&lease, mode).await };
+                let result = guarded(&runtime, "revoke", call).await;
+                let _ = replies.send(Reply::Input(Input::Revoked { login, result }));
+            },
+            &self.runtime,
+        );
+    }
+
+    fn with_pools<T: Default>(&self, f: impl FnOnce(&mut Pools) -> T) -> T {
+        match &self.shared {
+            Some(shared) => f(&mut shared.pools.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => T::default(),
+        }
+    }
+
+    fn forget_closed_pools(&mut self) {
+        // A closed pool is still drained until a shutdown is over.
+        if self.machine.is_stopping() {
+            return;
+        }
+        let gone: Vec<String> = self.with_pools(|pools| {
+            let gone = pools.attached.extract_if(.., |pool| pool.is_closed());
+            gone.map(|pool| pool.name().to_owned()).collect()
+        });
+        for pool in gone {
+            self.news.push_back(Event::PoolDetached { pool });
+        }
+    }
+
+    fn publish_status(&self) {
+        if let Some(shared) = &self.shared {
+            let mut status = self.machine.status(self.clock.now());
+            status.stopped.clone_from(&self.stopped);
+            shared.status.send_replace(status);
+        }
+    }
+
+    fn emit(&self, event: Event) {
+        crate::event::log(&event);
+        for observer in &self.observers {
+            observer(&event);
+        }
+        // No receiver is fine.
+        let _ = self.events.send(event);
+    }
+
+    /// The last steps of a shutdown: the source's own, the tasks, the news.
+    async fn wind_up(&mut self, remains: Vec<Remains>) {
+        // First what keeps tokens alive, so that the source may give them back.
+        self.logins.clear();
+        self.tasks.shutdown().await;
+        let close = {
+            let source = self.source.clone();
+            async move { source.close().await }
+        };
+        let source = self.runtime.spawn(close).await.unwrap_or_else(|_| {
+            vec!["the source panicked when it was closed: see the panic message".to_owned()]
+        });
+        // The report before the news: an observer may panic.
+        self.report.send_replace(Some(Arc::new(ShutdownReport { remains, source })));
+        self.stop("shut down".to_owned(), true);
+    }
+
+    fn stop(&mut self, cause: String, orderly: bool) {
+        if self.stopped.is_some() {
+            return;
+        }
+        self.stopped = Some(cause.clone());
+        self.publish_status();
+        if !orderly && let Some(shared) = &self.shared {
+            let parents = self.logins.values_mut().filter_map(|held| held.parent.take());
+            shared.kept.lock().unwrap_or_else(PoisonError::into_inner).extend(parents);
+        }
+        // Pools know their provider, and the provider its pools: not beyond the end of the task.
+        drop(self.with_pools(|pools| {
+            pools.closed = true;
+            std::mem::take(&mut pools.attached)
+        }));
+        self.emit(Event::Stopped { cause, orderly });
+    }
+
+    /// The task panicked for the `life`th time.
+    pub(super) fn panicked(&mut self, life: u32) {
+        if life == 1 {
+            let message = "the rotator's task panicked and was restarted".to_owned();
+            tracing::error!(target: "leasehold", "{message}");
+            let _ = self.events.send(Event::Warning { pool: None, message });
+        } else {
+            // An observer may be what panics.
+            self.observers.clear();
+            self.stop("the rotator's task panicked twice".to_owned(), false);
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Whatever ended the task, readers learn of it.
+        self.observers.clear();
+        self.stop("the rotator's task has ended: is its runtime shutting down?".to_owned(), false);
+        // Credentials that came in too late to be looked at.
+        self.reply_rx.close();
+        while let Ok(reply) = self.reply_rx.try_recv() {
+            if matches!(&reply, Reply::Minted { result: Ok(_), .. }) {
+                let source = self.source.clone();
+                self.runtime.spawn(async move { revoke_late(&*source, reply).await });
+            }
+        }
+    }
+}
+
+async fn revoke_late(source: &dyn DynSource, reply: Reply) {
+    if let Reply::Minted { result: Ok(issued), .. } = reply
+        && issued.lease.id.is_some()
+        && let Err(error) = source.revoke(&issued.lease, RevokeMode::Sync).await
+    {
+        let user = issued.credential.username();
+        tracing::warn!(target: "leasehold", "late credential {user} not revoked: {error}");
+    }
+}
+
+/// Runs a source's future so that a panic in it is an answer like any other.
+async fn guarded<T: Send + 'static>(
+    runtime: &Handle,
+    what: &str,
+    call: impl Future<Output = Result<T, SourceError>> + Send + 'static,
+) -> Result<T, SourceError> {
+    match runtime.spawn(call).await {
+        Ok(result) => result,
+        Err(_) => Err(SourceError::new(
+            ErrorKind::Other,
+            format!("the source panicked in {what}; see the panic message on stderr"),
+        )),
+    }
+}

@@ -1,0 +1,266 @@
+//! Where credentials come from.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::credential::{Issued, Lease};
+
+/// A server that issues database logins: three verbs and a farewell.
+///
+/// The rotator runs each call as a task of its own and never cancels it: a request to mint that is
+/// cut off may leave a database role that nobody ever revokes. An implementation bounds its own
+/// calls (the rotator stops waiting after its mint timeout, and takes care of what comes late).
+/// It should not retry by itself: when to try again is the lease machine's decision.
+///
+/// ```
+/// use std::time::Duration;
+/// use leasehold::{Credential, CredentialSource, Issued, Lease, SourceError};
+///
+/// /// The login comes from a file that somebody else keeps fresh.
+/// #[derive(Debug)]
+/// struct FromFile(std::path::PathBuf);
+///
+/// impl CredentialSource for FromFile {
+///     async fn issue(&self) -> Result<Issued, SourceError> {
+///         let text = std::fs::read_to_string(&self.0)
+///             .map_err(|e| SourceError::unreachable(format!("reading {:?}", self.0)).caused_by(e))?;
+///         let (user, password) = text
+///             .trim()
+///             .split_once(':')
+///             .ok_or_else(|| SourceError::malformed("the file does not hold USER:PASSWORD"))?;
+///         let lease = Lease::fixed(Duration::from_secs(900));
+///         Ok(Issued::new(Credential::new(user, password), lease))
+///     }
+/// }
+/// ```
+pub trait CredentialSource: fmt::Debug + Send + Sync + 'static {
+    /// Mints a new credential. Not idempotent: each success is one more login to look after.
+    fn issue(&self) -> impl Future<Output = Result<Issued, SourceError>> + Send;
+
+    /// Asks for `increment` more, counted from now, and returns what was granted. Less than asked
+    /// for means that the maximum TTL is near.
+    fn renew(
+        &self,
+        lease: &Lease,
+        increment: Duration,
+    ) -> impl Future<Output = Result<Duration, SourceError>> + Send {
+        let _ = (lease, increment);
+        async { Err(SourceError::new(ErrorKind::NotRenewable, "this source renews nothing")) }
+    }
+
+    /// Ends the lease and its login. Succeeds for a lease that is gone already.
+    fn revoke(
+        &self,
+        lease: &Lease,
+        mode: RevokeMode,
+    ) -> impl Future<Output = Result<(), SourceError>> + Send {
+        let _ = (lease, mode);
+        async { Ok(()) }
+    }
+
+    /// Called once at the end of a shutdown, after the last lease was dealt with: the place to
+    /// give back what the source itself holds. What could not be given back is returned, a line
+    /// each, with no secret in it.
+    fn close(&self) -> impl Future<Output = Vec<String>> + Send {
+        async { Vec::new() }
+    }
+
+    /// What this source is, for logs: a path or a role, never a secret.
+    fn describe(&self) -> String {
+        "credentials".to_owned()
+    }
+}
+
+/// How a lease is revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RevokeMode {
+    /// The answer comes when the login is gone. A refusal changes nothing and is ours to repeat.
+    Sync,
+    /// The server takes note, and goes on trying after we are gone. Last resort.
+    Queued,
+}
+
+/// Why a source did not do what it was asked. Cheap to clone; holds no secret.
+#[derive(Clone)]
+pub struct SourceError(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    retry_after: Option<Duration>,
+    cause: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What a [`SourceError`] means for what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No answer could be had: refused, reset, no such host. Nothing was done.
+    Unreachable,
+    /// No answer in time. Whether anything was done is unknown.
+    Timeout,
+    /// Too many requests; [`SourceError::retry_after`] may say when.
+    Throttled,
+    /// The server is sealed, uninitialised or locked.
+    Sealed,
+    /// The server, or the database behind it, failed for now (5xx, a failing statement).
+    ServerFault,
+    /// The policy does not allow it. A person has to mend that.
+    Denied,
+    /// The token is not valid any more, and logging in anew did not help or is not possible.
+    TokenLost,
+    /// The lease is gone: expired, revoked or never there.
+    LeaseLost,
+    /// The lease can't be renewed further: it is at its maximum TTL, or of a kind that can't be.
+    NotRenewable,
+    /// No such role, mount or namespace.
+    NotFound,
+    /// The answer could not be understood.
+    Malformed,
+    /// Anything else.
+    Other,
+}
+
+impl ErrorKind {
+    /// Heals with no human: trying again later can succeed though nobody mends anything.
+    #[must_use]
+    pub const fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable | Self::Timeout | Self::Throttled | Self::Sealed | Self::ServerFault
+        )
+    }
+}
+
+impl SourceError {
+    /// An error of `kind`. The message is lower-case, names the path or role, says what to do, and
+    /// holds no secret.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Arc::new(Inner { kind, message: message.into(), retry_after: None, cause: None }))
+    }
+
+    /// An [`ErrorKind::Unreachable`].
+    pub fn unreachable(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unreachable, message)
+    }
+
+    /// An [`ErrorKind::Malformed`].
+    pub fn malformed(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Malformed, message)
+    }
+
+    /// Adds what lies beneath. Its `Display` ends up in error chains: it must hold no secret.
+    #[must_use]
+    pub fn caused_by(
+        self,
+        cause: impl Into<Box<dyn std::error::Error + Send + Sync + 'static>>,
+    ) -> Self {
+        self.rebuild(|inner| inner.cause = Some(cause.into()))
+    }
+
+    /// Adds when the server wants to be asked again.
+    #[must_use]
+    pub fn retry_after(self, after: Duration) -> Self {
+        self.rebuild(|inner| inner.retry_after = Some(after))
+    }
+
+    fn rebuild(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        // Builders run before the first clone, so that the Arc is still ours alone.
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            change(inner);
+        }
+        self
+    }
+
+    /// What it means.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// When the server wants to be asked again, if it said.
+    #[must_use]
+    pub fn server_retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// See [`ErrorKind::is_transient`].
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.0.kind.is_transient()
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The cause by Display: client errors are known to carry whole bodies in their Debug.
+        let cause = self.0.cause.as_ref().map(ToString::to_string);
+        f.debug_struct("SourceError")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("retry_after", &self.0.retry_after)
+            .field("cause", &cause)
+            .finish()
+    }
+}
+
+impl std::error::Error for SourceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.cause.as_ref().map(|c| &**c as _)
+    }
+}
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The dyn-safe twin of [`CredentialSource`]; implementors write plain async functions.
+pub(crate) trait DynSource: fmt::Debug + Send + Sync + 'static {
+    fn issue(&self) -> BoxFuture<'_, Result<Issued, SourceError>>;
+    fn renew<'a>(
+        &'a self,
+        lease: &'a Lease,
+        increment: Duration,
+    ) -> BoxFuture<'a, Result<Duration, SourceError>>;
+    fn revoke<'a>(
+        &'a self,
+        lease: &'a Lease,
+        mode: RevokeMode,
+    ) -> BoxFuture<'a, Result<(), SourceError>>;
+    fn close(&self) -> BoxFuture<'_, Vec<String>>;
+    fn describe(&self) -> String;
+}
+
+impl<S: CredentialSource> DynSource for S {
+    fn issue(&self) -> BoxFuture<'_, Result<Issued, SourceError>> {
+        Box::pin(CredentialSource::issue(self))
+    }
+    fn renew<'a>(
+        &'a self,
+        lease: &'a Lease,
+        increment: Duration,
+    ) -> BoxFuture<'a, Result<Duration, SourceError>> {
+        Box::pin(CredentialSource::renew(self, lease, increment))
+    }
+    fn revoke<'a>(
+        &'a self,
+        lease: &'a Lease,
+        mode: RevokeMode,
+    ) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(CredentialSource::revoke(self, lease, mode))
+    }
+    fn close(&self) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(CredentialSource::close(self))
+    }
+    fn describe(&self) -> String {
+        CredentialSource::describe(self)
+    }
+}
