@@ -1,0 +1,194 @@
+//! The OpenBao (or Vault) server as a child process.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::process::{LaunchError, Process, command, free_port};
+use crate::watchdog::{SERVER, Watchdog};
+use crate::{Error, Result};
+
+/// "OpenBao server started!", or "Vault server started! Log data will stream in below:"
+pub(crate) const READY: &str = "server started!";
+
+/// What the Vault server keeps its data in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Storage {
+    /// In memory: the `-dev` server. Quickest. Stopped and started again it is empty.
+    #[default]
+    Dev,
+    /// A raft-backed single node, initialised and unsealed by us. Leases and tokens survive a
+    /// stop, a crash and a seal.
+    Raft,
+}
+
+/// Everything needed to start the same server again.
+#[derive(Debug)]
+pub(crate) struct BaoServer {
+    bin: PathBuf,
+    dir: PathBuf,
+    log: PathBuf,
+    pub(crate) storage: Storage,
+    pub(crate) port: u16,
+    /// Given to the dev server; for raft, what the initialisation returned.
+    pub(crate) root_token: String,
+    unseal_key: Option<String>,
+    watchdog: Arc<Watchdog>,
+    process: Option<Process>,
+}
+
+impl BaoServer {
+    pub(crate) fn start(
+        bin: &Path,
+        dir: &Path,
+        storage: Storage,
+        secret: &str,
+        watchdog: &Arc<Watchdog>,
+    ) -> Result<Self> {
+        let mut server = Self {
+            bin: bin.to_path_buf(),
+            dir: dir.join("bao"),
+            log: dir.join("bao.log"),
+            storage,
+            port: 0,
+            root_token: format!("root-{secret}"),
+            unseal_key: None,
+            watchdog: Arc::clone(watchdog),
+            process: None,
+        };
+        let data = server.dir.join("raft");
+        fs::create_dir_all(&data).map_err(Error::io(format!("making {}", data.display())))?;
+        for _ in 0..10 {
+            server.port = free_port()?;
+            match server.launch() {
+                Ok(process) => {
+                    server.process = Some(process);
+                    return Ok(server);
+                }
+                Err(LaunchError::PortTaken) => {}
+                Err(LaunchError::Other(e)) => return Err(e),
+            }
+        }
+        Err(Error::Server { server: "OpenBao", detail: "its port was taken ten times".into() })
+    }
+
+    fn launch(&self) -> Result<Process, LaunchError> {
+        let port = self.port;
+        let mut c = command(SERVER, &self.bin, &self.dir);
+        c.arg("server");
+        match self.storage {
+            Storage::Dev => c.args([
+                "-dev".into(),
+                "-dev-no-store-token".into(),
+                format!("-dev-root-token-id={}", self.root_token),
+                format!("-dev-listen-address=127.0.0.1:{port}"),
+            ]),
+            Storage::Raft => {
+                let file = self.dir.join("config.json");
+                fs::write(&file, self.config())
+                    .map_err(Error::io(format!("writing {}", file.display())))
+                    .map_err(LaunchError::Other)?;
+                c.arg(format!("-config={}", file.display()))
+            }
+        };
+        let ready = |_: u32, said: &str| {
+            said.contains(READY) && TcpStream::connect(("127.0.0.1", port)).is_ok()
+        };
+        let taken = "address already in use";
+        Process::launch("OpenBao", c, &self.log, &self.watchdog, taken, ready)
+    }
+
+    fn config(&self) -> String {
+        let raft = json!({
+            "path": self.dir.join("raft"),
+            "node_id": "one",
+            // The initialisation waits for one election, which begins after a time-out of 5 s by
+            // default. There is nobody else to hear from: 1 s, the least.
+            "performance_multiplier": "1",
+        });
+        let at = |port: u16| format!("127.0.0.1:{port}");
+        json!({
+            "storage": { "raft": raft },
+            "listener": { "tcp": { "address": at(self.port), "tls_disable": true } },
+            "api_addr": format!("http://{}", at(self.port)),
+            "cluster_addr": format!("https://{}", at(self.port + 1)),
+            "disable_mlock": true,
+        })
+        .to_string()
+    }
+
+    /// Raft: what the initialisation returned. Dev: what the server prints, anew at each start and
+    /// soon after it says that it is ready.
+    pub(crate) fn unseal_key(&self) -> Option<String> {
+        if self.storage == Storage::Raft {
+            return self.unseal_key.clone();
+        }
+        unseal_key_in(&fs::read_to_string(&self.log).ok()?)
+    }
+
+    pub(crate) fn initialised(&mut self, root_token: String, unseal_key: String) {
+        self.root_token = root_token;
+        self.unseal_key = Some(unseal_key);
+    }
+
+    pub(crate) fn stop(&mut self) -> Result<()> {
+        self.end(Signal::TERM)
+    }
+
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.end(Signal::KILL)
+    }
+
+    fn end(&mut self, signal: Signal) -> Result<()> {
+        self.process.take().map_or(Ok(()), |process| process.stop(signal))
+    }
+
+    /// Starts it again where it was. False if it runs.
+    pub(crate) fn start_again(&mut self) -> Result<bool> {
+        if self.process.is_some() {
+            return Ok(false);
+        }
+        let process = self.launch().map_err(|e| match e {
+            LaunchError::Other(e) => e,
+            LaunchError::PortTaken => Error::Server {
+                server: "OpenBao",
+                detail: format!("another program took port {} meanwhile", self.port),
+            },
+        })?;
+        self.process = Some(process);
+        Ok(true)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.running()?.signal(signal)
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().ok_or_else(|| Error::Server {
+            server: "OpenBao",
+            detail: "is stopped; start_vault() first".into(),
+        })
+    }
+
+    pub(crate) fn pause(&self) -> Result<()> {
+        self.running()?.pause()
+    }
+
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Process> {
+        self.process.take()
+    }
+}
+
+/// What a dev server printed since its last start.
+pub(crate) fn unseal_key_in(log: &str) -> Option<String> {
+    let (_, since) = log.rsplit_once(READY)?;
+    since.lines().find_map(|l| l.strip_prefix("Unseal Key: ")).map(|key| key.trim().to_owned())
+}

@@ -1,0 +1,35 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod admin;
+mod backend;
+mod bao;
+#[cfg(feature = "containers")]
+mod containers;
+mod database;
+mod error;
+mod http;
+mod pglog;
+mod postgres;
+mod process;
+mod programs;
+mod shared;
+mod spec;
+mod stack;
+#[cfg(feature = "tls")]
+mod tls;
+mod wait;
+mod watchdog;
+mod workdir;
+
+pub use admin::Session;
+pub use bao::Storage;
+pub use database::{Creds, IssuedToken, TestDb};
+pub use error::{Error, Result};
+pub use pglog::{LoginEvent, LoginKind, LoginRecord, correlate, parse_login_log};
+pub use postgres::PostgresShutdown;
+pub use shared::shared;
+pub use spec::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec};
+pub use stack::{Stack, StackBuilder};
+pub use wait::eventually;

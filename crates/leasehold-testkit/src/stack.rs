@@ -1,0 +1,351 @@
+//! Both servers, started by one call.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::backend::{Backend, Plan, Processes, secret};
+use crate::bao::Storage;
+use crate::postgres::{Certificate, SUPERUSER};
+use crate::process::START_TIMEOUT;
+use crate::programs::Search;
+use crate::{Error, Result, http};
+
+/// A real OpenBao (or Vault) and a real Postgres on free ports of 127.0.0.1.
+///
+/// A cheap handle: clones share the servers, which end with the last handle (a [`TestDb`] is one
+/// too), with [`Stack::shutdown`], or with this process, however it ends. Dropping the last handle
+/// blocks for about a tenth of a second.
+///
+/// After the start there is nothing but the servers. [`Stack::database`] makes what one test needs.
+///
+/// ```no_run
+/// # async fn f() -> leasehold_testkit::Result<()> {
+/// use std::time::Duration;
+/// use leasehold_testkit::{DatabaseSpec, RoleSpec, Stack};
+///
+/// let stack = Stack::start().await?;
+/// let role = RoleSpec::new("app").default_ttl(Duration::from_secs(4)).max_ttl(Duration::from_secs(8));
+/// let db = stack.database(DatabaseSpec::new("orders").role(role).with_accounts()).await?;
+/// let login = db.creds().await?;
+/// let client = db.connect(&login.username, &login.password).await?;
+/// client.execute("update accounts set v = v + 1 where id = 7", &[]).await.expect("granted");
+/// # Ok(()) }
+/// ```
+///
+/// [`TestDb`]: crate::TestDb
+#[derive(Clone)]
+pub struct Stack {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) ends: Endpoints,
+    pub(crate) backend: Backend,
+}
+
+/// How to reach the servers.
+pub(crate) struct Endpoints {
+    /// `host:port`
+    pub(crate) vault: String,
+    pub(crate) root_token: String,
+    pub(crate) pg_host: String,
+    pub(crate) pg_port: u16,
+    /// `host:port` of Postgres as the Vault server sees it.
+    pub(crate) pg_for_vault: String,
+    pub(crate) pg_password: String,
+    pub(crate) ca_pem: Option<String>,
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let e = &self.inner.ends;
+        f.debug_struct("Stack")
+            .field("vault", &e.vault)
+            .field("postgres", &format_args!("{}:{}", e.pg_host, e.pg_port))
+            .finish_non_exhaustive()
+    }
+}
+
+/// What to start, and how to get it. Made by [`Stack::builder`].
+#[derive(Clone, Debug, Default)]
+#[must_use = "a builder does nothing until `start`"]
+pub struct StackBuilder {
+    storage: Storage,
+    tls: bool,
+    postgres_settings: Vec<(String, String)>,
+    search: Search,
+}
+
+impl StackBuilder {
+    /// What the Vault server keeps its data in. Default: [`Storage::Dev`].
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.storage = storage;
+        self
+    }
+
+    /// Postgres with TLS, under a CA of its own ([`Stack::ca_pem`]) with a certificate for
+    /// `localhost` and 127.0.0.1. Connections without TLS are still let in. Needs the feature
+    /// `tls`.
+    pub fn postgres_tls(mut self, on: bool) -> Self {
+        self.tls = on;
+        self
+    }
+
+    /// A setting for Postgres's command line, as in `postgresql.conf`. The last one counts.
+    pub fn postgres_setting(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.postgres_settings.push((key.into(), value.into()));
+        self
+    }
+
+    /// Whether servers that are not installed may be fetched with pip. Without this call the
+    /// variable `LEASEHOLD_TESTKIT_DOWNLOAD` decides, and without that nothing is fetched.
+    pub fn download(mut self, allowed: bool) -> Self {
+        self.search.download = Some(allowed);
+        self
+    }
+
+    /// Where fetched servers are kept. Without this call: `LEASEHOLD_TESTKIT_CACHE`, else the
+    /// build's target folder, else the user's cache folder.
+    pub fn cache_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.search.cache_dir = Some(dir.into());
+        self
+    }
+
+    /// Finds or fetches the programs, starts both servers and waits until they are ready.
+    pub async fn start(self) -> Result<Stack> {
+        let certificate = if self.tls { Some(certificate()?) } else { None };
+        let ca_pem = certificate.as_ref().map(|c| c.ca.clone());
+        let (processes, plan) = blocking(move || {
+            let plan = Plan {
+                programs: self.search.run(self.tls)?,
+                storage: self.storage,
+                certificate,
+                postgres_settings: self.postgres_settings,
+                secret: secret()?,
+            };
+            Ok((Processes::start(&plan)?, plan))
+        })
+        .await?;
+        let (vault, pg_port) = (format!("127.0.0.1:{}", processes.bao().port), processes.pg().port);
+        if plan.storage == Storage::Raft {
+            initialise(&vault, &processes).await?;
+        }
+        let root_token = processes.bao().root_token.clone();
+        Ok(Stack {
+            inner: Arc::new(Inner {
+                ends: Endpoints {
+                    vault,
+                    root_token,
+                    pg_host: "127.0.0.1".into(),
+                    pg_port,
+                    pg_for_vault: format!("127.0.0.1:{pg_port}"),
+                    pg_password: plan.secret,
+                    ca_pem,
+                },
+                backend: Backend::Processes(Box::new(processes)),
+            }),
+        })
+    }
+}
+
+#[cfg(feature = "containers")]
+impl StackBuilder {
+    /// As [`Stack::containers`], with this builder's settings for Postgres.
+    pub async fn start_containers(self) -> Result<Stack> {
+        if self.tls || self.storage != Storage::Dev {
+            return Err(Error::Unsupported(
+                "containers come with Storage::Dev and without TLS: use start() for the rest"
+                    .into(),
+            ));
+        }
+        crate::containers::start(&self.postgres_settings).await
+    }
+}
+
+impl Stack {
+    /// A dev server and a Postgres, both with the defaults.
+    pub async fn start() -> Result<Self> {
+        Self::builder().start().await
+    }
+
+    /// For everything that differs from the defaults.
+    pub fn builder() -> StackBuilder {
+        StackBuilder::default()
+    }
+
+    /// The Vault server's address, `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn vault_addr(&self) -> String {
+        format!("http://{}", self.inner.ends.vault)
+    }
+
+    /// A token that may do everything.
+    #[must_use]
+    pub fn root_token(&self) -> &str {
+        &self.inner.ends.root_token
+    }
+
+    /// Postgres's host.
+    #[must_use]
+    pub fn pg_host(&self) -> &str {
+        &self.inner.ends.pg_host
+    }
+
+    /// Postgres's port.
+    #[must_use]
+    pub fn pg_port(&self) -> u16 {
+        self.inner.ends.pg_port
+    }
+
+    /// Postgres's superuser.
+    #[must_use]
+    pub fn superuser(&self) -> &str {
+        SUPERUSER
+    }
+
+    /// The superuser's password.
+    #[must_use]
+    pub fn superuser_password(&self) -> &str {
+        &self.inner.ends.pg_password
+    }
+
+    /// The CA of Postgres's certificate, as PEM, if it was started with TLS.
+    #[must_use]
+    pub fn ca_pem(&self) -> Option<&str> {
+        self.inner.ends.ca_pem.as_deref()
+    }
+
+    /// The folder with the servers' data and logs (`bao.log`, `pg.log`). It goes with the stack.
+    /// `None` for containers.
+    #[must_use]
+    pub fn dir(&self) -> Option<&Path> {
+        self.inner.backend.processes("a folder").ok().map(|p| p.dir.as_path())
+    }
+
+    /// Ends both servers and removes their folder, whoever still holds a handle.
+    pub async fn shutdown(&self) -> Result<()> {
+        #[cfg(feature = "containers")]
+        if let Backend::Containers(c) = &self.inner.backend {
+            c.end();
+            return Ok(());
+        }
+        self.processes("shutting down", |p| {
+            p.end();
+            Ok(())
+        })
+        .await
+    }
+
+    /// Any request to the Vault server with the root token: method (`LIST` too), path below
+    /// `/v1/`, body. Returns status and body (`Null` if empty), error statuses included.
+    pub async fn vault_request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, Value)> {
+        self.vault_request_as(self.root_token(), method, path, body).await
+    }
+
+    /// The same with another token, or with none: `""`.
+    pub async fn vault_request_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, Value)> {
+        http::request(&self.inner.ends.vault, token, method, path, body.as_ref()).await
+    }
+
+    /// A request of ours that has to succeed.
+    pub(crate) async fn vault(&self, method: &str, path: &str, body: Value) -> Result<Value> {
+        let body = (!body.is_null()).then_some(body);
+        http::ok(method, path, self.vault_request(method, path, body).await?)
+    }
+
+    /// Runs blocking work on the processes, off the runtime's threads.
+    pub(crate) async fn processes<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Processes) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.inner.backend.processes(doing)?;
+        let inner = Arc::clone(&self.inner);
+        blocking(move || work(inner.backend.processes(doing)?)).await
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(e) => Err(Error::io("the runtime is shutting down")(std::io::Error::other(e))),
+        },
+    }
+}
+
+/// One key share, kept by us.
+async fn initialise(vault: &str, processes: &Processes) -> Result<()> {
+    let body = json!({ "secret_shares": 1, "secret_threshold": 1 });
+    let reply = http::request(vault, "", "PUT", "sys/init", Some(&body)).await?;
+    let init = http::ok("PUT", "sys/init", reply)?;
+    let text = |v: &Value| v.as_str().map(str::to_owned);
+    let (Some(key), Some(root)) = (text(&init["keys_base64"][0]), text(&init["root_token"])) else {
+        return Err(Error::Server {
+            server: "OpenBao",
+            detail: "sys/init answered without a key or a root token".into(),
+        });
+    };
+    processes.bao().initialised(root, key.clone());
+    unseal(vault, &key).await
+}
+
+/// Unseals it and waits until it serves.
+pub(crate) async fn unseal(vault: &str, key: &str) -> Result<()> {
+    let body = json!({ "key": key });
+    let reply = http::request(vault, "", "PUT", "sys/unseal", Some(&body)).await?;
+    http::ok("PUT", "sys/unseal", reply)?;
+    wait_active(vault).await
+}
+
+/// An unsealed raft node answers 429 (standby) for a moment before it leads.
+pub(crate) async fn wait_active(vault: &str) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let limit = Duration::from_secs(2);
+        let health = http::request_within(limit, vault, "", "GET", "sys/health", None).await;
+        if matches!(health, Ok((200, _))) {
+            return Ok(());
+        }
+        if begun.elapsed() > START_TIMEOUT {
+            let last = match health {
+                Ok((status, _)) => format!("sys/health says {status}"),
+                Err(e) => e.to_string(),
+            };
+            let what = format!("the Vault server is unsealed and active ({last})");
+            return Err(Error::Timeout { what, after: START_TIMEOUT });
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(feature = "tls")]
+fn certificate() -> Result<Certificate> {
+    crate::tls::certificate()
+}
+
+#[cfg(not(feature = "tls"))]
+fn certificate() -> Result<Certificate> {
+    Err(Error::Unsupported(
+        "postgres_tls(true) needs the feature `tls` of leasehold-testkit, to make a certificate"
+            .into(),
+    ))
+}
