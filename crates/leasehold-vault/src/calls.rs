@@ -1,0 +1,59 @@
+//! How many requests were sent, by kind.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::classify::Op;
+
+/// Requests sent by a session so far, whatever came of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallCounts {
+    /// Logins.
+    pub login: u64,
+    /// Renewals of tokens.
+    pub token_renew: u64,
+    /// Credentials minted.
+    pub issue: u64,
+    /// Renewals of leases.
+    pub renew: u64,
+    /// Revocations of leases.
+    pub revoke: u64,
+    /// Everything else: lookups, revocations of tokens, health.
+    pub other: u64,
+}
+
+#[derive(Default)]
+pub(crate) struct Calls {
+    login: AtomicU64,
+    token_renew: AtomicU64,
+    issue: AtomicU64,
+    renew: AtomicU64,
+    revoke: AtomicU64,
+    other: AtomicU64,
+}
+
+impl Calls {
+    pub(crate) fn count(&self, op: Op) {
+        let counter = match op {
+            Op::Login => &self.login,
+            Op::TokenRenew => &self.token_renew,
+            Op::Issue => &self.issue,
+            Op::Renew => &self.renew,
+            Op::Revoke => &self.revoke,
+            Op::TokenLookup | Op::TokenRevoke | Op::Health => &self.other,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> CallCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CallCounts {
+            login: read(&self.login),
+            token_renew: read(&self.token_renew),
+            issue: read(&self.issue),
+            renew: read(&self.renew),
+            revoke: read(&self.revoke),
+            other: read(&self.other),
+        }
+    }
+}

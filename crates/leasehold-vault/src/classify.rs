@@ -1,0 +1,306 @@
+//! The one place where an answer of the server becomes an [`ErrorKind`].
+//!
+//! Status codes alone do not tell: a database that is down for a moment answers a renewal with
+//! 400 as a lease that is gone does, and 403 stands both for a token that is dead and for a live
+//! one without the right. So the table looks at the operation, the status and the text.
+
+use std::time::Duration;
+
+use leasehold::{ErrorKind, SourceError};
+use serde::Deserialize;
+
+/// What was asked of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    Login,
+    TokenLookup,
+    TokenRenew,
+    TokenRevoke,
+    Issue,
+    Renew,
+    Revoke,
+    Health,
+}
+
+impl Op {
+    fn doing(self) -> &'static str {
+        match self {
+            Self::Login => "logging in at",
+            Self::TokenLookup => "looking up the token at",
+            Self::TokenRenew => "renewing the token at",
+            Self::TokenRevoke => "revoking the token at",
+            Self::Issue => "issuing a login from",
+            Self::Renew => "renewing a lease of",
+            Self::Revoke => "revoking a lease of",
+            Self::Health => "asking for",
+        }
+    }
+
+    /// What a policy has to grant for it.
+    fn right(self, path: &str) -> String {
+        let path = match self {
+            Self::Issue => return format!("`read` on {path}"),
+            Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
+            Self::Login | Self::Health => path,
+            Self::TokenRenew => "auth/token/renew-self",
+            Self::TokenRevoke => "auth/token/revoke-self",
+            Self::Renew => "sys/leases/renew",
+            Self::Revoke => "sys/leases/revoke",
+        };
+        format!("`update` on {path}")
+    }
+}
+
+/// Why a call came to nothing.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The token it was made with is not valid any more. Another one may do.
+    TokenDead(SourceError),
+    /// Anything else.
+    Refused(SourceError),
+}
+
+impl Failure {
+    /// The error where nothing is done about a dead token.
+    pub(crate) fn into_error(self) -> SourceError {
+        match self {
+            Self::TokenDead(e) | Self::Refused(e) => e,
+        }
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(e: SourceError) -> Self {
+        Self::Refused(e)
+    }
+}
+
+/// An answer that is no success.
+pub(crate) struct Answer<'a> {
+    pub(crate) status: u16,
+    pub(crate) body: &'a [u8],
+    pub(crate) retry_after: Option<Duration>,
+    /// Where a redirect that was not followed points.
+    pub(crate) location: Option<&'a str>,
+}
+
+enum Means {
+    TokenDead,
+    Kind(ErrorKind),
+}
+
+enum Says {
+    Anything,
+    Exactly(&'static str),
+    Part(&'static str),
+}
+
+impl Says {
+    fn matches(&self, text: &str) -> bool {
+        match self {
+            Self::Anything => true,
+            Self::Exactly(all) => text == *all,
+            Self::Part(part) => text.contains(part),
+        }
+    }
+}
+
+struct Rule {
+    /// Empty: whatever was asked.
+    ops: &'static [Op],
+    /// From and to, inclusive.
+    status: (u16, u16),
+    says: Says,
+    means: Means,
+    /// What it comes down to, and what to do.
+    advice: &'static str,
+}
+
+const fn rule(
+    ops: &'static [Op],
+    status: (u16, u16),
+    says: Says,
+    means: Means,
+    advice: &'static str,
+) -> Rule {
+    Rule { ops, status, says, means, advice }
+}
+
+const ANY: &[Op] = &[];
+const LOGIN: &[Op] = &[Op::Login];
+const TOKEN: &[Op] = &[Op::TokenRenew, Op::TokenRevoke];
+const ISSUE: &[Op] = &[Op::Issue];
+const LEASE: &[Op] = &[Op::Renew, Op::Revoke];
+
+use ErrorKind::{
+    Denied, LeaseLost, NotFound, NotRenewable, Other, Sealed, ServerFault, Throttled, TokenLost,
+};
+use Means::{Kind, TokenDead};
+use Says::{Anything, Exactly, Part};
+
+/// The first row that fits decides.
+#[rustfmt::skip]
+const TABLE: &[Rule] = &[
+    // Logging in. Wrong, used up and expired secret_ids all read alike, and come as 400.
+    rule(LOGIN, (400, 400), Part("invalid role or secret ID"), Kind(Denied), "check role_id and secret_id: wrong, used up or expired, the server does not say which"),
+    rule(LOGIN, (400, 400), Part("unauthorized by CIDR"), Kind(Denied), "this address is not in the CIDR blocks bound to the role or secret_id"),
+    rule(LOGIN, (403, 403), Anything, Kind(Denied), "check that an auth method is mounted there and that it lets this identity in"),
+    rule(LOGIN, (400, 400), Anything, Kind(Denied), "the auth method refuses what it was given"),
+
+    // A token that is dead, unknown or absent, as against a live one without the right.
+    // OpenBao says only "permission denied"; Vault adds "invalid token".
+    rule(ANY, (403, 403), Exactly("permission denied"), TokenDead, "the token is not valid any more"),
+    rule(ANY, (403, 403), Part("invalid token"), TokenDead, "the token is not valid any more"),
+    rule(ANY, (403, 403), Part("bad token"), TokenDead, "the token is not valid any more"),
+    rule(ANY, (403, 403), Anything, Kind(Denied), "the policy does not allow it: grant {right}"),
+
+    // The token itself.
+    rule(TOKEN, (400, 400), Part("lease is not renewable"), Kind(NotRenewable), "tokens of this kind can't be renewed"),
+    rule(TOKEN, (400, 400), Part("batch tokens cannot be"), Kind(NotRenewable), "batch tokens can be neither renewed nor revoked"),
+    rule(TOKEN, (500, 500), Part("does not exist during renewal"), Kind(NotRenewable), "the role that it was issued for is gone"),
+
+    // Minting.
+    rule(ISSUE, (400, 400), Part("unknown role"), Kind(NotFound), "no such role: create it, or correct its name"),
+    rule(ISSUE, (400, 400), Part("token had one use left"), Kind(Other), "the token is limited in its uses, and leases die with it: use one without token_num_uses"),
+    rule(ISSUE, (500, 500), Part("is not an allowed role"), Kind(Denied), "add the role to `allowed_roles` of the database connection"),
+    rule(ISSUE, (405, 405), Anything, Kind(NotFound), "this path issues no logins: check mount and role"),
+    rule(ISSUE, (400, 599), Part("failed to find entry for connection with name"), Kind(NotFound), "the database connection of the role is gone: configure it anew"),
+
+    // Leases. What is transient comes as 400 too.
+    rule(LEASE, (400, 400), Part("past the max TTL"), Kind(NotRenewable), "the lease is at its maximum TTL"),
+    rule(LEASE, (400, 400), Part("lease is not renewable"), Kind(NotRenewable), "leases of this kind can't be renewed"),
+    rule(LEASE, (400, 400), Part("lease not found"), Kind(LeaseLost), "the lease is gone: expired, revoked, or of another namespace"),
+    rule(LEASE, (400, 400), Part("lease expired"), Kind(LeaseLost), "the lease is over and waits for its revocation"),
+    rule(LEASE, (400, 400), Part("has failed previous revocation"), Kind(LeaseLost), "the lease is over, and the server gave up revoking it: an operator has to"),
+    rule(LEASE, (400, 400), Part("could not find role with name"), Kind(NotFound), "the role is gone: create it anew"),
+    rule(LEASE, (400, 400), Part("failed to find entry for connection with name"), Kind(NotFound), "the database connection of the role is gone: configure it anew"),
+    rule(LEASE, (400, 400), Part("failed to renew entry"), Kind(ServerFault), "the database refused for now"),
+    rule(LEASE, (400, 400), Part("failed to revoke entry"), Kind(ServerFault), "the database refused for now"),
+    rule(LEASE, (400, 400), Part("tuple concurrently updated"), Kind(ServerFault), "two revocations met in the database"),
+    rule(LEASE, (400, 400), Part("context canceled"), Kind(ServerFault), "the database did not answer the server in time"),
+
+    // Whatever was asked.
+    rule(ANY, (404, 404), Part("namespace not found"), Kind(NotFound), "no such namespace: check VAULT_NAMESPACE"),
+    rule(ANY, (404, 404), Anything, Kind(NotFound), "nothing is there: check the mount, the role and the namespace"),
+    rule(ANY, (429, 429), Anything, Kind(Throttled), "a rate limit quota is used up"),
+    rule(ANY, (503, 503), Part("sealed"), Kind(Sealed), "the server is sealed or not initialised: unseal it"),
+    rule(ANY, (503, 503), Part("locked by an administrator"), Kind(Sealed), "the namespace is locked: an administrator has to unlock it"),
+    // Enterprise only: a replica that has not caught up, and replicas that can't serve the call.
+    rule(ANY, (412, 412), Anything, Kind(ServerFault), "the replica has not caught up yet"),
+    rule(ANY, (472, 473), Anything, Kind(ServerFault), "this replica does not serve it for now"),
+    // A standby that knows of no leader redirects until there is one.
+    rule(ANY, (307, 307), Anything, Kind(ServerFault), "a standby points to {location}, and the token is sent to no other host: use an address that leads to the active node"),
+    rule(ANY, (300, 399), Anything, Kind(Other), "redirected to {location}, and the token is sent to no other host: put the final address into VAULT_ADDR"),
+    rule(ANY, (500, 599), Anything, Kind(ServerFault), "the server failed for now"),
+    rule(ANY, (0, 999), Anything, Kind(Other), "the server refuses the request"),
+];
+
+/// Makes an error of an answer. `path` is the mount path or role that it is about.
+pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
+    let text = error_text(answer.body);
+    let status = answer.status;
+    let row = TABLE
+        .iter()
+        .find(|rule| {
+            (rule.ops.is_empty() || rule.ops.contains(&op))
+                && (rule.status.0..=rule.status.1).contains(&status)
+                && rule.says.matches(&text)
+        })
+        .expect("the last row fits everything");
+    let advice = row
+        .advice
+        .replace("{right}", &op.right(path))
+        .replace("{location}", &host_of(answer.location));
+    let said = match brief(&text) {
+        said if said.is_empty() => String::new(),
+        said => format!(", {said:?}"),
+    };
+    let message = format!("{} {path}: {advice} (status {status}{said})", op.doing());
+    let (dead, kind) = match row.means {
+        TokenDead => (true, TokenLost),
+        Kind(kind) => (false, kind),
+    };
+    let mut error = SourceError::new(kind, message);
+    if let Some(after) = answer.retry_after {
+        error = error.retry_after(after);
+    }
+    if dead { Failure::TokenDead(error) } else { Failure::Refused(error) }
+}
+
+/// Makes an error of a call that got no answer, or only part of one.
+pub(crate) fn no_answer(op: Op, path: &str, address: &str, e: &reqwest::Error) -> SourceError {
+    let doing = op.doing();
+    let unknown = if op == Op::Issue {
+        "; a login may have been made all the same, which lives until its TTL ends"
+    } else {
+        ""
+    };
+    // By `Display`, innermost first: these say "connection refused", and hold no header or body.
+    let why = root_cause(e);
+    if e.is_connect() {
+        let message = format!(
+            "{doing} {path}: {address} can't be reached ({why}): check VAULT_ADDR and the server"
+        );
+        SourceError::unreachable(message)
+    } else if e.is_timeout() {
+        let message = format!("{doing} {path}: no answer from {address} in time{unknown}");
+        SourceError::new(ErrorKind::Timeout, message)
+    } else {
+        // The request was on its way when the connection broke: it may have been carried out.
+        let message = format!("{doing} {path}: {address} broke off its answer ({why}){unknown}");
+        SourceError::new(ErrorKind::Timeout, message)
+    }
+}
+
+/// An answer of status 2xx that makes no sense.
+pub(crate) fn malformed(op: Op, path: &str, problem: &str) -> SourceError {
+    let doing = op.doing();
+    SourceError::malformed(format!(
+        "{doing} {path}: the answer {problem}: is this a Vault or OpenBao server, with nothing in \
+         between that changes its answers?"
+    ))
+}
+
+fn root_cause(e: &dyn std::error::Error) -> String {
+    let mut deepest = e;
+    while let Some(next) = deepest.source() {
+        deepest = next;
+    }
+    brief(&deepest.to_string())
+}
+
+/// The `errors` of a body, as one line. Bodies of any other form are somebody else's (a proxy's
+/// page, say) and are not repeated.
+fn error_text(body: &[u8]) -> String {
+    #[derive(Deserialize)]
+    struct Errors {
+        errors: Vec<String>,
+    }
+    match serde_json::from_slice::<Errors>(body) {
+        Ok(body) => body.errors.join("; "),
+        Err(_) => String::new(),
+    }
+}
+
+/// Fit for a log line: no line breaks, not too long.
+fn brief(text: &str) -> String {
+    const MOST: usize = 300;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(MOST) {
+        Some((cut, _)) => format!("{}…", &line[..cut]),
+        None => line,
+    }
+}
+
+/// Scheme, host and port of a redirect; the rest may hold anything.
+fn host_of(location: Option<&str>) -> String {
+    let url = location.and_then(|l| url::Url::parse(l).ok());
+    match url {
+        Some(url) if url.has_host() => url.origin().ascii_serialization(),
+        _ => "elsewhere".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "classify_tests.rs"]
+mod tests;

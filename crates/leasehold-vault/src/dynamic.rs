@@ -1,0 +1,154 @@
+//! Logins of a dynamic role: each read of `MOUNT/creds/ROLE` makes one.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use leasehold::{Credential, CredentialSource, ErrorKind, Issued, Lease, RevokeMode, SourceError};
+use tracing::{debug, warn};
+use vaultrs::api::database::requests::GenerateCredentialsRequest;
+
+use crate::classify::{Op, malformed};
+use crate::endpoints::{CredsData, CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
+use crate::session::Session;
+
+/// A [`CredentialSource`] on a dynamic role of the database secrets engine.
+///
+/// Made by [`Session::dynamic_role`].
+pub struct DynamicRole {
+    session: Session,
+    mount: String,
+    role: String,
+    path: String,
+    closed: AtomicBool,
+}
+
+impl DynamicRole {
+    pub(crate) fn new(session: Session, mount: &str, role: &str) -> Self {
+        let (mount, role) = (mount.trim_matches('/'), role.trim_matches('/'));
+        session.source_made();
+        Self {
+            session,
+            path: format!("{mount}/creds/{role}"),
+            mount: mount.to_owned(),
+            role: role.to_owned(),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// The session it works through.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    async fn end_lease(&self, id: &str, sync: bool) -> Result<(), SourceError> {
+        let api = self.session.api();
+        let call = async |token| {
+            let request = RevokeLease { lease_id: id.to_owned(), sync };
+            let timeout = api.request_timeout;
+            api.call(Op::Revoke, &self.path, request, Some(&token), timeout).await?;
+            Ok(())
+        };
+        self.session.manage_with(call).await
+    }
+
+    /// An answer that makes no credential may still have made a lease: it is given back.
+    async fn unusable(&self, lease_id: Option<&str>, problem: &str) -> SourceError {
+        if let Some(id) = lease_id
+            && let Err(e) = self.end_lease(id, false).await
+        {
+            warn!(role = %self.path, error = %e, "a lease that came with an unusable answer stays");
+        }
+        malformed(Op::Issue, &self.path, problem)
+    }
+}
+
+impl CredentialSource for DynamicRole {
+    async fn issue(&self) -> Result<Issued, SourceError> {
+        if self.mount.is_empty() || self.role.is_empty() {
+            let message = "a dynamic role needs a mount and a role, and one of them is empty";
+            return Err(SourceError::new(ErrorKind::NotFound, message));
+        }
+        let api = self.session.api();
+        let call = async |token| {
+            let request =
+                GenerateCredentialsRequest { mount: self.mount.clone(), name: self.role.clone() };
+            let timeout = api.mint_timeout;
+            api.json(Op::Issue, &self.path, request, Some(&token), timeout).await
+        };
+        let (reply, hold): (CredsReply, _) = self.session.issue_with(call).await?;
+        let lease_id = reply.lease_id.filter(|id| !id.is_empty());
+        let Some(ttl) = reply.lease_duration.filter(|s| *s > 0) else {
+            let problem = "has no lease_duration above 0";
+            return Err(self.unusable(lease_id.as_deref(), problem).await);
+        };
+        let Some(CredsData { username: Some(username), password: Some(mut password) }) = reply.data
+        else {
+            let problem = "has no username and password in it";
+            return Err(self.unusable(lease_id.as_deref(), problem).await);
+        };
+        let Some(id) = lease_id else {
+            return Err(self.unusable(None, "has no lease_id").await);
+        };
+        let mut lease = Lease::renewable(id, Duration::from_secs(ttl));
+        lease.renewable = reply.renewable.unwrap_or(true);
+        debug!(role = %self.path, username, ttl, login = hold.epoch().number, "credential issued");
+        let credential = Credential::new(username, std::mem::take(&mut *password));
+        Ok(Issued::new(credential, lease).with_parent(hold.into_parent()))
+    }
+
+    async fn renew(&self, lease: &Lease, increment: Duration) -> Result<Duration, SourceError> {
+        let Some(id) = &lease.id else {
+            let message = format!("renewing a lease of {}: it has no id", self.path);
+            return Err(SourceError::new(ErrorKind::NotRenewable, message));
+        };
+        let api = self.session.api();
+        let call = async |token| {
+            let request = RenewLease { lease_id: id.clone(), increment: whole_seconds(increment) };
+            let timeout = api.request_timeout;
+            api.json(Op::Renew, &self.path, request, Some(&token), timeout).await
+        };
+        let reply: LeaseReply = self.session.manage_with(call).await?;
+        Ok(Duration::from_secs(reply.lease_duration))
+    }
+
+    async fn revoke(&self, lease: &Lease, mode: RevokeMode) -> Result<(), SourceError> {
+        let Some(id) = &lease.id else {
+            return Ok(());
+        };
+        match self.end_lease(id, mode != RevokeMode::Queued).await {
+            // Gone is what was wanted.
+            Err(e) if e.kind() == ErrorKind::LeaseLost => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn close(&self) -> Vec<String> {
+        let first = !self.closed.swap(true, Ordering::AcqRel);
+        if first && self.session.source_gone() {
+            return self.session.close().await;
+        }
+        Vec::new()
+    }
+
+    fn describe(&self) -> String {
+        self.path.clone()
+    }
+}
+
+impl Drop for DynamicRole {
+    /// A source that was dropped without being closed gives nothing back, but must not keep the
+    /// last of the others from doing so.
+    fn drop(&mut self) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.session.source_gone();
+        }
+    }
+}
+
+impl fmt::Debug for DynamicRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DynamicRole").field(&self.path).finish()
+    }
+}

@@ -1,0 +1,141 @@
+//! What goes over the wire, where vaultrs has no endpoint or drops what we need.
+
+use std::time::Duration;
+
+use rustify_derive::Endpoint;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+/// A login by AppRole. vaultrs has one too, whose copy of the secret_id is not wiped.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+pub(crate) struct AppRoleLogin {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    pub(crate) role_id: String,
+    pub(crate) secret_id: Zeroizing<String>,
+}
+
+/// More time for a lease.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/leases/renew", method = "POST")]
+pub(crate) struct RenewLease {
+    pub(crate) lease_id: String,
+    /// Whole seconds.
+    pub(crate) increment: u64,
+}
+
+/// The end of a lease. `sync` is the server's default, and said all the same.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/leases/revoke", method = "POST")]
+pub(crate) struct RevokeLease {
+    pub(crate) lease_id: String,
+    pub(crate) sync: bool,
+}
+
+/// What the calling token is.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/token/lookup-self")]
+pub(crate) struct LookupSelf {}
+
+/// Active, standby, sealed, uninitialised. Needs no token.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/health")]
+pub(crate) struct Health {}
+
+/// The answer to a mint. All optional: a reply that lacks something still has to be understood
+/// well enough to give back the lease that it tells of.
+#[derive(Deserialize)]
+pub(crate) struct CredsReply {
+    #[serde(default)]
+    pub(crate) lease_id: Option<String>,
+    #[serde(default)]
+    pub(crate) lease_duration: Option<u64>,
+    #[serde(default)]
+    pub(crate) renewable: Option<bool>,
+    #[serde(default)]
+    pub(crate) data: Option<CredsData>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct CredsData {
+    #[serde(default)]
+    pub(crate) username: Option<String>,
+    #[serde(default)]
+    pub(crate) password: Option<Zeroizing<String>>,
+}
+
+/// The answer to a renewal of a lease.
+#[derive(Deserialize)]
+pub(crate) struct LeaseReply {
+    pub(crate) lease_duration: u64,
+}
+
+/// The answer to a login and to a renewal of a token.
+#[derive(Deserialize)]
+pub(crate) struct AuthReply {
+    pub(crate) auth: AuthData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct AuthData {
+    pub(crate) client_token: Zeroizing<String>,
+    pub(crate) lease_duration: u64,
+    pub(crate) renewable: bool,
+    #[serde(default)]
+    pub(crate) token_type: String,
+    #[serde(default)]
+    pub(crate) num_uses: i64,
+}
+
+/// The answer to a lookup of the calling token.
+#[derive(Deserialize)]
+pub(crate) struct LookupReply {
+    pub(crate) data: LookupData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct LookupData {
+    pub(crate) ttl: u64,
+    #[serde(default)]
+    pub(crate) creation_ttl: u64,
+    /// Absent or null: it never ends, whatever `ttl` says.
+    #[serde(default)]
+    pub(crate) expire_time: Option<String>,
+    #[serde(default)]
+    pub(crate) period: u64,
+    #[serde(default)]
+    pub(crate) renewable: bool,
+    #[serde(default)]
+    pub(crate) num_uses: i64,
+    #[serde(default, rename = "type")]
+    pub(crate) kind: String,
+}
+
+/// The answer of `sys/health`, which has a body with every status.
+#[derive(Deserialize)]
+pub(crate) struct HealthReply {
+    pub(crate) initialized: bool,
+    pub(crate) sealed: bool,
+    pub(crate) standby: bool,
+    #[serde(default)]
+    pub(crate) version: Option<String>,
+}
+
+/// `duration` in the server's unit, rounded up: a fraction that is cut off would ask for less,
+/// and nothing at all would ask for the default.
+pub(crate) fn whole_seconds(duration: Duration) -> u64 {
+    let up = u64::from(duration.subsec_nanos() > 0);
+    duration.as_secs().saturating_add(up).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_increment_is_rounded_up_and_never_zero() {
+        let ms = |ms| whole_seconds(Duration::from_millis(ms));
+        assert_eq!((ms(0), ms(1), ms(1000), ms(1001)), (1, 1, 1, 2));
+    }
+}

@@ -1,0 +1,458 @@
+//! The session's one task: renews tokens, logs in anew before they end, and gives back those that
+//! nobody needs any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold::clock::{Clock, MAX_SLEEP, Time};
+use leasehold::{ErrorKind, SourceError};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
+
+use crate::api::Api;
+use crate::auth::AuthMethod;
+use crate::classify::{Failure, Op};
+use crate::endpoints::{AuthReply, whole_seconds};
+use crate::epoch::Epoch;
+use crate::schedule::{self, DEMAND_GAP, REFUSED_GAP};
+use crate::token::{Token, TokenGrant};
+use crate::tracked::Tracked;
+
+const RENEW_PATH: &str = "auth/token/renew-self";
+const REVOKE_PATH: &str = "auth/token/revoke-self";
+
+/// What a session is made of, apart from its tokens.
+pub(crate) struct Parts {
+    pub(crate) api: Api,
+    pub(crate) clock: Clock,
+    pub(crate) auth: Box<dyn AuthMethod>,
+}
+
+/// What callers tell the keeper.
+pub(crate) enum Command {
+    /// A call can't do with the current token: log in, if it can be done, and say how it went.
+    Demand,
+    /// The server called this epoch's token dead.
+    Dead { number: u64 },
+    /// The last hold on some epoch went.
+    Released,
+    /// Give everything back and end. Answers with what is left.
+    Close(oneshot::Sender<Vec<String>>),
+}
+
+/// What callers see.
+#[derive(Clone)]
+pub(crate) struct Current {
+    pub(crate) epoch: Arc<Epoch>,
+    pub(crate) ends: Option<Time>,
+    pub(crate) renewing: bool,
+    /// The server would take it.
+    pub(crate) alive: bool,
+    /// It is dead or about to end for good, and another can be had.
+    pub(crate) wants_login: bool,
+    /// Rises with each answer to a [`Command::Demand`].
+    pub(crate) rounds: u64,
+    /// Why the last login failed. `None` after a success.
+    pub(crate) failure: Option<SourceError>,
+    /// Older tokens that are kept for their leases.
+    pub(crate) retired: usize,
+    pub(crate) closed: bool,
+}
+
+/// The outcome of one request.
+enum Done {
+    Renewed { number: u64, asked_at: Time, result: Result<Duration, Failure> },
+    LoggedIn { asked_at: Time, result: Result<TokenGrant, SourceError> },
+    GivenBack { number: u64, result: Result<(), SourceError> },
+}
+
+pub(crate) struct Keeper {
+    parts: Arc<Parts>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    to_self: mpsc::WeakUnboundedSender<Command>,
+    seen: watch::Sender<Current>,
+    /// The current token and the retired ones, oldest first.
+    tokens: Vec<Tracked>,
+    current: u64,
+    login: Login,
+    rounds: u64,
+    jobs: JoinSet<Done>,
+}
+
+struct Login {
+    busy: bool,
+    not_before: Time,
+    last_end: Time,
+    failures: u32,
+    failure: Option<SourceError>,
+}
+
+impl Keeper {
+    /// Takes over from the first login. The task is the caller's to spawn.
+    pub(crate) fn new(
+        parts: Arc<Parts>,
+        asked_at: Time,
+        grant: TokenGrant,
+    ) -> (Self, mpsc::UnboundedSender<Command>, watch::Receiver<Current>) {
+        let (to_keeper, commands) = mpsc::unbounded_channel();
+        let to_self = to_keeper.downgrade();
+        let first = Tracked::new(1, asked_at, grant, parts.auth.repeatable(), to_self.clone());
+        let (seen, see) = watch::channel(Current {
+            epoch: first.epoch.clone(),
+            ends: first.ends,
+            renewing: first.renewing(),
+            alive: true,
+            wants_login: false,
+            rounds: 0,
+            failure: None,
+            retired: 0,
+            closed: false,
+        });
+        let keeper = Self {
+            parts,
+            commands,
+            to_self,
+            seen,
+            tokens: vec![first],
+            current: 1,
+            login: Login {
+                busy: false,
+                not_before: Time::ZERO,
+                last_end: Time::ZERO,
+                failures: 0,
+                failure: None,
+            },
+            rounds: 0,
+            jobs: JoinSet::new(),
+        };
+        (keeper, to_keeper, see)
+    }
+
+    /// Runs until the session is closed, or its last handle is dropped.
+    pub(crate) async fn run(mut self) {
+        let clock = self.parts.clock.clone();
+        loop {
+            let now = clock.now();
+            self.start_what_is_due(now);
+            self.publish();
+            let next = self.next_deadline(now);
+            tokio::select! {
+                Some(done) = self.jobs.join_next() => self.finish(joined(done)),
+                command = self.commands.recv() => match command {
+                    Some(Command::Close(answer)) => {
+                        let left = self.give_everything_back().await;
+                        let _ = answer.send(left);
+                        return;
+                    }
+                    Some(command) => self.obey(command),
+                    None => {
+                        debug!("session dropped without being closed: its tokens end by their TTL");
+                        return;
+                    }
+                },
+                () = clock.sleep_towards(next) => {}
+            }
+        }
+    }
+
+    fn token(&mut self, number: u64) -> Option<&mut Tracked> {
+        self.tokens.iter_mut().find(|t| t.epoch.number == number)
+    }
+
+    fn wants_login(&self) -> bool {
+        let current = self.tokens.iter().find(|t| t.epoch.number == self.current);
+        self.parts.auth.repeatable() && current.is_none_or(|t| t.dead || t.spent)
+    }
+
+    fn start_what_is_due(&mut self, now: Time) {
+        let current = self.current;
+        for i in 0..self.tokens.len() {
+            let token = &mut self.tokens[i];
+            token.look_at_the_clock(now);
+            if token.busy || token.dead || token.act_at.is_none_or(|at| now < at) {
+                continue;
+            }
+            if token.epoch.number == current || token.epoch.is_held() {
+                self.renew(i, now);
+            } else if token.epoch.close_if_unheld() {
+                self.give_back(i);
+            }
+        }
+        self.tokens.retain(|t| t.busy || t.epoch.number == current || !t.is_done_with());
+        if self.wants_login() && !self.login.busy && now >= self.login.not_before {
+            self.log_in(now);
+        }
+    }
+
+    fn next_deadline(&self, now: Time) -> Time {
+        let far = now + MAX_SLEEP;
+        let tokens = self.tokens.iter().filter(|t| !t.busy).filter_map(Tracked::next);
+        let login = (self.wants_login() && !self.login.busy).then_some(self.login.not_before);
+        tokens.chain(login).fold(far, Time::min)
+    }
+
+    fn renew(&mut self, i: usize, now: Time) {
+        let parts = self.parts.clone();
+        let token = &mut self.tokens[i];
+        token.busy = true;
+        let number = token.epoch.number;
+        let secret = token.epoch.token.clone();
+        let remaining = token.ends.map(|ends| now.until(ends));
+        let timeout = schedule::renew_timeout(parts.api.request_timeout, remaining);
+        // What it was granted at first, and never less than what is left: the server does shorten.
+        let increment = token.increment.max(remaining.unwrap_or_default());
+        let increment = whole_seconds(increment);
+        self.jobs.spawn(async move {
+            let asked_at = parts.clock.now();
+            let result = renew_token(&parts.api, &secret, increment, timeout).await;
+            Done::Renewed { number, asked_at, result }
+        });
+    }
+
+    fn log_in(&mut self, now: Time) {
+        self.login.busy = true;
+        let parts = self.parts.clone();
+        self.jobs.spawn(async move {
+            let result = parts.auth.login(&parts.api).await;
+            Done::LoggedIn { asked_at: now, result }
+        });
+    }
+
+    fn give_back(&mut self, i: usize) {
+        let parts = self.parts.clone();
+        let token = &mut self.tokens[i];
+        token.busy = true;
+        let number = token.epoch.number;
+        let secret = token.epoch.token.clone();
+        self.jobs.spawn(async move {
+            let result = revoke_token(&parts.api, &secret).await;
+            Done::GivenBack { number, result }
+        });
+    }
+
+    fn finish(&mut self, done: Done) {
+        let now = self.parts.clock.now();
+        match done {
+            Done::Renewed { number, asked_at, result } => {
+                if let Some(token) = self.token(number) {
+                    token.renewed(now, asked_at, result);
+                }
+            }
+            Done::LoggedIn { asked_at, result } => self.logged_in(now, asked_at, result),
+            Done::GivenBack { number, result } => {
+                if let Some(token) = self.token(number) {
+                    token.given_back(now, result);
+                }
+            }
+        }
+    }
+
+    fn logged_in(&mut self, now: Time, asked_at: Time, result: Result<TokenGrant, SourceError>) {
+        self.rounds += 1;
+        self.login.busy = false;
+        self.login.last_end = now;
+        match result {
+            Ok(grant) => {
+                let (current, ttl) = (self.current, grant.ttl);
+                if let Some(old) = self.token(current) {
+                    old.retire(now);
+                }
+                self.current += 1;
+                self.login.failures = 0;
+                self.login.failure = None;
+                self.login.not_before = now;
+                let keeper = self.to_self.clone();
+                let token = Tracked::new(self.current, asked_at, grant, true, keeper);
+                self.tokens.push(token);
+                info!(login = self.current, ?ttl, "logged in anew");
+            }
+            Err(e) => {
+                self.login.failures += 1;
+                let ttl = self.tokens.last().and_then(|t| t.ttl);
+                let wait = if e.is_transient() {
+                    schedule::backoff(self.login.failures, ttl, e.server_retry_after())
+                } else {
+                    schedule::refused_backoff(self.login.failures)
+                };
+                self.login.not_before = now + wait;
+                let news = self.login.failure.as_ref().map(SourceError::kind) != Some(e.kind());
+                if news {
+                    warn!(error = %e, kind = ?e.kind(), retry_in = ?wait, "login failed");
+                } else {
+                    debug!(error = %e, retry_in = ?wait, "login failed again");
+                }
+                self.login.failure = Some(e);
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Dead { number } => {
+                let now = self.parts.clock.now();
+                if let Some(token) = self.token(number)
+                    && !token.dead
+                {
+                    warn!(login = number, "the server calls the token dead");
+                    token.die(now);
+                }
+            }
+            Command::Demand if self.wants_login() && !self.login.busy => {
+                let now = self.parts.clock.now();
+                let gap = match &self.login.failure {
+                    None => Duration::ZERO,
+                    Some(e) if e.is_transient() => {
+                        DEMAND_GAP.max(e.server_retry_after().unwrap_or_default())
+                    }
+                    Some(_) => REFUSED_GAP,
+                };
+                if now >= self.login.last_end + gap {
+                    self.login.not_before = now;
+                } else {
+                    // Too soon after the last try: its outcome is the answer.
+                    self.rounds += 1;
+                }
+            }
+            // One is under way, whose outcome answers; or there is nothing to log in for, which
+            // the caller sees as well.
+            Command::Demand => {
+                if !self.login.busy {
+                    self.rounds += 1;
+                }
+            }
+            Command::Released => {
+                let now = self.parts.clock.now();
+                let current = self.current;
+                for token in &mut self.tokens {
+                    if token.epoch.number != current && !token.epoch.is_held() {
+                        token.act_at = Some(now);
+                    }
+                }
+            }
+            Command::Close(_) => unreachable!("handled where it arrives"),
+        }
+    }
+
+    /// Revokes all tokens that are ours. Bounded: each request has its timeout, and repeats end
+    /// at one timeout more.
+    async fn give_everything_back(&mut self) -> Vec<String> {
+        // A token that a login is about to get is ours too.
+        while let Some(done) = self.jobs.join_next().await {
+            self.finish(joined(done));
+        }
+        let clock = self.parts.clock.clone();
+        let deadline = clock.now() + self.parts.api.request_timeout;
+        let mut left = Vec::new();
+        for mut token in std::mem::take(&mut self.tokens) {
+            token.look_at_the_clock(clock.now());
+            let result = self.give_back_at_last(&token, deadline).await;
+            match result {
+                Ok(()) if token.own => token.die(clock.now()),
+                Ok(()) => token.abandon(),
+                Err(e) => {
+                    left.push(token.left_behind(clock.now(), &e));
+                    token.abandon();
+                }
+            }
+        }
+        info!(left = left.len(), "session closed");
+        left
+    }
+
+    async fn give_back_at_last(&self, token: &Tracked, deadline: Time) -> Result<(), SourceError> {
+        if !token.own || token.dead {
+            return Ok(());
+        }
+        if token.batch {
+            let message = "batch tokens can't be revoked";
+            return Err(SourceError::new(ErrorKind::NotRenewable, message));
+        }
+        let Parts { api, clock, .. } = &*self.parts;
+        for tries in 1.. {
+            let Err(e) = revoke_token(api, &token.epoch.token).await else {
+                return Ok(());
+            };
+            let wait = schedule::backoff(tries, token.ttl, e.server_retry_after());
+            let again = clock.now() + wait;
+            if !e.is_transient() || again >= deadline {
+                return Err(e);
+            }
+            clock.sleep_until(again).await;
+        }
+        unreachable!("the deadline comes first")
+    }
+
+    /// Lets callers and leases see where things stand.
+    fn publish(&mut self) {
+        for token in &self.tokens {
+            token.publish();
+        }
+        let wants_login = self.wants_login();
+        let failure = self.login.failure.clone();
+        let (current, rounds) = (self.current, self.rounds);
+        let retired = self.tokens.iter().filter(|t| t.epoch.number != current).count();
+        let Some(token) = self.token(current) else {
+            return;
+        };
+        let seen = Current {
+            epoch: token.epoch.clone(),
+            ends: token.ends,
+            renewing: token.renewing(),
+            alive: !token.dead,
+            wants_login,
+            rounds,
+            failure,
+            retired,
+            closed: false,
+        };
+        self.seen.send_replace(seen);
+    }
+}
+
+impl Drop for Keeper {
+    /// However the task ends, a panic included: nobody is left waiting for a renewal.
+    fn drop(&mut self) {
+        for token in &mut self.tokens {
+            token.abandon();
+        }
+        self.seen.send_modify(|seen| {
+            seen.renewing = false;
+            seen.closed = true;
+        });
+    }
+}
+
+async fn renew_token(
+    api: &Api,
+    token: &Token,
+    increment: u64,
+    timeout: Duration,
+) -> Result<Duration, Failure> {
+    let request = RenewTokenSelfRequest { increment: Some(format!("{increment}s")) };
+    let reply = api.json(Op::TokenRenew, RENEW_PATH, request, Some(token), timeout);
+    let AuthReply { auth } = reply.await?;
+    Ok(Duration::from_secs(auth.lease_duration))
+}
+
+/// Succeeds for a token that is dead already.
+async fn revoke_token(api: &Api, token: &Token) -> Result<(), SourceError> {
+    let request = RevokeTokenSelfRequest {};
+    let call = api.call(Op::TokenRevoke, REVOKE_PATH, request, Some(token), api.request_timeout);
+    match call.await {
+        Ok(_) | Err(Failure::TokenDead(_)) => Ok(()),
+        Err(Failure::Refused(e)) => Err(e),
+    }
+}
+
+/// A job that panicked takes the keeper with it, and `Drop` tells everybody.
+fn joined(done: Result<Done, tokio::task::JoinError>) -> Done {
+    match done {
+        Ok(done) => done,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => unreachable!("jobs are never aborted while the keeper runs"),
+        },
+    }
+}

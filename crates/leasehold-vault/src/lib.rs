@@ -1,0 +1,95 @@
+//! Vault and OpenBao for [Leasehold](leasehold): a [`Session`] that logs in and stays logged in,
+//! and [`CredentialSource`](leasehold::CredentialSource)s that work through it.
+//!
+//! ```no_run
+//! use leasehold::CredentialSource;
+//! use leasehold_vault::{Auth, Session, VaultConfig};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let auth = Auth::approle(std::env::var("ROLE_ID")?, std::env::var("SECRET_ID")?);
+//! let session = Session::login(VaultConfig::from_env()?, auth).await?;
+//!
+//! // Usually the next step is `leasehold::Rotator::builder(source)`; by hand it goes like this.
+//! let source = session.dynamic_role("database", "orders-rw");
+//! let issued = source.issue().await?;
+//! println!("{} for {:?}", issued.credential.username(), issued.lease.ttl);
+//! # Ok(()) }
+//! ```
+//!
+//! # Tokens
+//!
+//! A database lease dies with the token that made it, and nothing in the lease says so. The
+//! session therefore
+//!
+//! - renews its token at half of its life, sooner where that would leave less time than a
+//!   rotation takes, and asks for as much as it got at first;
+//! - logs in anew as soon as the end can't be moved any more (the server granted less than was
+//!   asked for, or the token can't be renewed at all), and issues with the new token from then on;
+//! - tells each lease's [`Parent`](leasehold::Parent) when its token ends, judged from before the
+//!   request that told it;
+//! - keeps the old token alive until the last lease made with it is gone, then revokes it;
+//! - on finding the token dead, logs in once for all who wait, and repeats the call once.
+//!
+//! A token that was given ([`Auth::token`]) is renewed but never revoked, and has no successor.
+//! Tokens that are limited in their uses are refused: leases die with the last use.
+//!
+//! While the server can't be reached, logins and renewals are retried with full jitter inside the
+//! life that is left. A login that is refused for good is retried each 30 s to 5 min, so that
+//! nobody has to restart anything once a person has mended it;
+//! [`Session::token_state`] says `lost` meanwhile.
+//!
+//! # Errors
+//!
+//! What the server answers is told apart by operation, status and text, in one table. Messages
+//! name the path and say what to do. They repeat the server's own error text, never a body of
+//! another form, and no secret.
+//!
+//! # Secrets
+//!
+//! Tokens, secret_ids, passwords and whole answers are wiped from memory when they are dropped,
+//! and are in no `Debug` output, error, log or span. What is not ours to wipe: the HTTP client's
+//! copy of the token (a header marked sensitive), its copy of a login's request body, and its
+//! buffers of what was received.
+//!
+//! # TLS
+//!
+//! rustls, with the provider that the application installed, else ring. Trusted are the system's
+//! certificate authorities, or only those of [`VaultConfig::ca_pem`]. Redirects are followed
+//! within one scheme, host and port only, so that the token goes to no other host.
+//!
+//! # Policy
+//!
+//! What the identity that logs in needs, for a role `orders-rw` of the engine at `database`:
+//!
+//! ```hcl
+#![doc = include_str!("../policy.hcl")]
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod api;
+mod auth;
+mod calls;
+mod classify;
+mod config;
+mod dynamic;
+mod endpoints;
+mod epoch;
+mod health;
+mod keeper;
+mod schedule;
+mod session;
+mod token;
+mod tracked;
+
+pub use auth::Auth;
+pub use calls::CallCounts;
+pub use config::{ConfigError, VaultConfig};
+pub use dynamic::DynamicRole;
+pub use health::VaultHealth;
+pub use session::{Session, TokenState};
+
+/// The README's code compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,106 @@
+//! When to renew a token, and how long to wait after a failure. Numbers only.
+
+use std::time::Duration;
+
+/// Renewals come a little sooner than planned, by chance, so that the replicas of a
+/// service that were started together do not stay together.
+const EARLY: f64 = 0.1;
+
+/// A demand from a caller may bring a login forward to this long after one that failed for now.
+/// The callers pace themselves; this bounds what many of them do together.
+pub(crate) const DEMAND_GAP: Duration = Duration::from_millis(200);
+
+/// The same after a login that was refused for good: each try may count towards a lock-out.
+pub(crate) const REFUSED_GAP: Duration = Duration::from_secs(5);
+
+/// What a rotator's leeway takes by default, rounded up. The first grant that is cut short is the
+/// only sign of a token's maximum TTL, and what lives on the token has to move before its end: so
+/// it is looked for with this much left, where the token lives so long at all.
+const LEAD: Duration = Duration::from_secs(40);
+
+/// How long after it was asked for a token of life `ttl` is to be renewed: at half its life, or
+/// sooner where that would leave less than a rotation takes; not sooner than a sixth.
+pub(crate) fn renew_after(ttl: Duration) -> Duration {
+    let after = (ttl / 2).min(ttl.saturating_sub(LEAD)).max(ttl / 6);
+    after.mul_f64(1.0 - EARLY * fastrand::f64())
+}
+
+/// How long to wait after the `failures`-th failure in a row: full jitter, so that many clients
+/// of a server that came back do not come at once. Short tokens leave little time to retry in,
+/// so that their cap is a twelfth of the life that was granted.
+pub(crate) fn backoff(failures: u32, ttl: Option<Duration>, server: Option<Duration>) -> Duration {
+    let cap = ttl
+        .map_or(Duration::MAX, |ttl| ttl / 12)
+        .clamp(Duration::from_millis(500), Duration::from_secs(30));
+    let grown = Duration::from_millis(100).saturating_mul(1 << failures.min(16));
+    let least = Duration::from_millis(20);
+    let jittered = least + grown.min(cap).mul_f64(fastrand::f64());
+    jittered.max(server.unwrap_or_default())
+}
+
+/// How long to wait after a login that was refused for good: 30 s growing to 5 min. A person has
+/// to mend it, and nobody should have to restart us then.
+pub(crate) fn refused_backoff(failures: u32) -> Duration {
+    let grown = Duration::from_secs(30).saturating_mul(1 << failures.saturating_sub(1).min(8));
+    let cap = Duration::from_secs(300);
+    grown.min(cap).mul_f64(1.0 - 0.2 * fastrand::f64())
+}
+
+/// How long a renewal may take: it must leave time for another try.
+pub(crate) fn renew_timeout(request_timeout: Duration, remaining: Option<Duration>) -> Duration {
+    let half = remaining.map_or(Duration::MAX, |r| r / 2);
+    request_timeout.min(half.max(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn renewals_come_at_half_or_a_little_sooner() {
+        for _ in 0..1000 {
+            let after = renew_after(100 * S);
+            assert!(after <= 50 * S && after >= 45 * S, "{after:?}");
+        }
+    }
+
+    #[test]
+    fn short_tokens_are_renewed_early_enough_to_move_off_them() {
+        for (ttl, sixths) in [(6, 1), (60, 2), (80, 3)] {
+            let after = renew_after(ttl * S);
+            let most = ttl * S / 6 * sixths;
+            assert!(after <= most && after >= most.mul_f64(0.88), "{ttl}: {after:?}");
+        }
+    }
+
+    #[test]
+    fn backoff_is_bounded_by_the_life_of_the_token_and_never_zero() {
+        for failures in 1..40 {
+            let short = backoff(failures, Some(6 * S), None);
+            assert!(short > Duration::ZERO && short <= Duration::from_millis(520));
+            let long = backoff(failures, Some(7200 * S), None);
+            assert!(long > Duration::ZERO && long <= Duration::from_millis(30_020));
+            let endless = backoff(failures, None, None);
+            assert!(endless <= Duration::from_millis(30_020));
+        }
+        assert!(backoff(1, Some(6 * S), Some(3 * S)) >= 3 * S);
+    }
+
+    #[test]
+    fn a_refused_login_is_tried_again_slowly_and_for_ever() {
+        for failures in 1..100 {
+            let wait = refused_backoff(failures);
+            assert!(wait >= 24 * S && wait <= 300 * S, "{failures}: {wait:?}");
+        }
+        assert!(refused_backoff(50) >= 240 * S);
+    }
+
+    #[test]
+    fn a_renewal_that_hangs_leaves_time_for_another() {
+        assert_eq!(renew_timeout(10 * S, Some(6 * S)), 3 * S);
+        assert_eq!(renew_timeout(10 * S, Some(S)), S);
+        assert_eq!(renew_timeout(10 * S, None), 10 * S);
+    }
+}

@@ -1,0 +1,378 @@
+//! Against a server that does what no healthy one would: every fault on the wire, and what the
+//! session makes of it.
+
+mod common;
+
+use std::time::Duration;
+
+use common::script::{Reply, Script};
+use leasehold::{CredentialSource, ErrorKind, Lease, RevokeMode, SourceError};
+use leasehold_vault::{Auth, Session, VaultConfig};
+
+const SECRET_ID: &str = "secret-id-that-must-not-leak";
+const TOKEN: &str = "s.token-that-must-not-leak";
+
+fn config(script: &Script) -> VaultConfig {
+    VaultConfig::new(script.address()).request_timeout(Duration::from_millis(600))
+}
+
+async fn login(script: &Script) -> Result<Session, SourceError> {
+    Session::login(config(script), Auth::approle("role", SECRET_ID)).await
+}
+
+fn login_answer(token: &str, ttl: u64) -> Reply {
+    Reply::json(
+        200,
+        format!(
+            r#"{{"auth":{{"client_token":"{token}","lease_duration":{ttl},"renewable":true,
+               "token_type":"service","num_uses":0}}}}"#
+        ),
+    )
+}
+
+fn creds_answer() -> Reply {
+    Reply::json(
+        200,
+        r#"{"lease_id":"database/creds/app/abc","renewable":true,"lease_duration":60,
+           "data":{"username":"v-app-1","password":"pw-that-must-not-leak"}}"#,
+    )
+}
+
+/// A session whose next answers are `then`.
+async fn session(then: Vec<Reply>) -> (Script, Session) {
+    let script = Script::start().await;
+    script.answer("auth/approle/login", login_answer(TOKEN, 3600));
+    for reply in then {
+        script.answer("database/creds/app", reply);
+    }
+    let session = login(&script).await.expect("login");
+    (script, session)
+}
+
+async fn issue_fails(reply: Reply) -> SourceError {
+    let (_script, session) = session(vec![reply]).await;
+    let source = session.dynamic_role("database", "app");
+    let e = source.issue().await.expect_err("a fault");
+    let shown = format!("{e} {e:?}");
+    assert!(shown.contains("database/creds/app"), "{shown}");
+    assert!(!shown.contains("must-not-leak"), "{shown}");
+    e
+}
+
+#[tokio::test]
+async fn a_malformed_answer_is_called_that_and_never_repeated() {
+    for body in [
+        "",
+        "not json",
+        "[]",
+        "{}",
+        r#"{"lease_duration":60,"data":{"username":"u","password":"pw-that-must-not-leak"}}"#,
+        r#"{"lease_id":"database/creds/app/x","lease_duration":60,"data":{"username":"u"}}"#,
+        r#"{"lease_id":"database/creds/app/x","lease_duration":"pw-that-must-not-leak"}"#,
+        r#"{"lease_id":"database/creds/app/x","lease_duration":-4,"data":null}"#,
+    ] {
+        let e = issue_fails(Reply::json(200, body)).await;
+        assert_eq!(e.kind(), ErrorKind::Malformed, "{body}: {e}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_of_zero_seconds_is_malformed_and_given_back() {
+    let body = r#"{"lease_id":"database/creds/app/zero","renewable":true,"lease_duration":0,
+                   "data":{"username":"u","password":"pw-that-must-not-leak"}}"#;
+    let (script, session) = session(vec![Reply::json(200, body)]).await;
+    let source = session.dynamic_role("database", "app");
+    let e = source.issue().await.expect_err("a fault");
+    assert_eq!(e.kind(), ErrorKind::Malformed);
+    assert!(e.to_string().contains("lease_duration"), "{e}");
+    let sent = script.requests("sys/leases/revoke");
+    assert_eq!(sent.len(), 1);
+    assert!(sent[0].contains("database/creds/app/zero"), "{}", sent[0]);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_leaves_the_outcome_unknown() {
+    let e = issue_fails(Reply::json(200, r#"{"lease_id":"database"#).cut_short()).await;
+    assert_eq!(e.kind(), ErrorKind::Timeout);
+    assert!(e.to_string().contains("may have been made"), "{e}");
+    assert!(e.is_transient());
+}
+
+#[tokio::test]
+async fn a_connection_closed_without_an_answer_leaves_the_outcome_unknown() {
+    let e = issue_fails(Reply::hang_up()).await;
+    assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
+}
+
+#[tokio::test]
+async fn a_slow_body_is_bounded_by_the_timeout() {
+    let (script, session) = session(vec![]).await;
+    let slow = Reply::json(200, r#"{"lease_duration":60}"#).stalled();
+    script.answer("sys/leases/renew", slow);
+    let source = session.dynamic_role("database", "app");
+    let lease = Lease::renewable("database/creds/app/abc", Duration::from_secs(60));
+    let began = std::time::Instant::now();
+    let e = source.renew(&lease, Duration::from_secs(60)).await.expect_err("a fault");
+    assert_eq!(e.kind(), ErrorKind::Timeout);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn an_oversize_answer_is_refused() {
+    for declared in [true, false] {
+        let body = format!("{}{{}}", " ".repeat(3 * 1024 * 1024));
+        let reply = Reply::json(200, body);
+        let reply = if declared { reply } else { reply.undeclared() };
+        let e = issue_fails(reply).await;
+        assert_eq!(e.kind(), ErrorKind::Malformed);
+        assert!(e.to_string().contains("1 MiB"), "{e}");
+    }
+}
+
+#[tokio::test]
+async fn i10_a_redirect_to_another_host_never_carries_the_token() {
+    for status in [301, 302, 307, 308] {
+        let other = Script::start().await;
+        // The same machine, yet another origin: another port.
+        let to = format!("{}/v1/database/creds/app", other.address());
+        let e = issue_fails(Reply::json(status, "").header("location", &to)).await;
+        let expected = if status == 307 { ErrorKind::ServerFault } else { ErrorKind::Other };
+        assert_eq!(e.kind(), expected, "{e}");
+        assert!(e.to_string().contains(&other.address()), "{e}");
+        assert_eq!(other.all_requests(), 0, "nothing is sent to the other host");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_within_the_server_keeps_method_and_body() {
+    let (script, session) = session(vec![]).await;
+    let there = Reply::json(307, "").header("location", "/v1/moved");
+    script.answer("sys/leases/renew", there);
+    script.answer("moved", Reply::json(200, r#"{"lease_duration":42}"#));
+    let source = session.dynamic_role("database", "app");
+    let lease = Lease::renewable("database/creds/app/abc", Duration::from_secs(60));
+    let granted = source.renew(&lease, Duration::from_millis(41_001)).await.expect("followed");
+    assert_eq!(granted, Duration::from_secs(42));
+    let sent = script.requests("moved");
+    assert!(sent[0].starts_with("POST "), "{}", sent[0]);
+    assert!(sent[0].contains(TOKEN), "{}", sent[0]);
+    assert!(sent[0].ends_with(r#"{"lease_id":"database/creds/app/abc","increment":42}"#));
+}
+
+#[tokio::test]
+async fn a_redirect_loop_ends() {
+    let loops = Reply::json(307, "").header("location", "/v1/database/creds/app");
+    let e = issue_fails(loops).await;
+    assert_eq!(e.kind(), ErrorKind::ServerFault);
+}
+
+#[tokio::test]
+async fn a_rate_limit_says_when_to_come_back() {
+    let reply = Reply::json(429, r#"{"errors":["rate limit quota exceeded"]}"#);
+    let e = issue_fails(reply.header("retry-after", "9")).await;
+    assert_eq!(e.kind(), ErrorKind::Throttled);
+    assert_eq!(e.server_retry_after(), Some(Duration::from_secs(9)));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_named_quickly() {
+    let nobody = "http://127.0.0.1:9";
+    let began = std::time::Instant::now();
+    let e = Session::login(VaultConfig::new(nobody), Auth::approle("role", SECRET_ID))
+        .await
+        .expect_err("nobody there");
+    assert_eq!(e.kind(), ErrorKind::Unreachable);
+    assert!(e.to_string().contains(nobody), "{e}");
+    assert!(e.to_string().contains("VAULT_ADDR"), "{e}");
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_server_that_never_answers_is_given_up_on_in_time() {
+    let script = Script::start().await;
+    script.answer("auth/approle/login", Reply::silence());
+    let e = login(&script).await.expect_err("no answer");
+    assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
+}
+
+#[tokio::test]
+async fn over_tls_only_the_given_authority_is_trusted() {
+    let (script, ca) = Script::start_tls().await;
+    script.answer("auth/approle/login", login_answer(TOKEN, 3600));
+    let auth = || Auth::approle("role", SECRET_ID);
+    let config = VaultConfig::new(script.address());
+    Session::login(config.clone().ca_pem(ca), auth()).await.expect("trusted");
+    assert_eq!(script.all_requests(), 1);
+
+    let (_, another_ca) = Script::start_tls().await;
+    for config in [config.clone(), config.ca_pem(another_ca)] {
+        let e = Session::login(config, auth()).await.expect_err("not trusted");
+        assert_eq!(e.kind(), ErrorKind::Unreachable, "{e}");
+        assert!(e.to_string().contains("certificate"), "{e}");
+    }
+    assert_eq!(script.all_requests(), 1, "no secret_id goes to a server that is not trusted");
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_no_tls_is_named() {
+    let script = Script::start().await;
+    let address = script.address().replace("http:", "https:");
+    let config = VaultConfig::new(address.as_str()).request_timeout(Duration::from_millis(600));
+    let login = Session::login(config, Auth::approle("role", SECRET_ID));
+    let e = login.await.expect_err("no TLS there");
+    assert_eq!(e.kind(), ErrorKind::Unreachable, "{e}");
+    assert!(e.to_string().contains(&address), "{e}");
+    assert_eq!(script.all_requests(), 0);
+}
+
+#[tokio::test]
+async fn settings_that_can_not_work_are_named() {
+    let namespace = VaultConfig::new("http://127.0.0.1:1").namespace("a b");
+    let ca = VaultConfig::new("https://127.0.0.1:1").ca_pem(*b"no pem");
+    for (config, words) in [
+        (VaultConfig::new(""), "is empty"),
+        (VaultConfig::new("vault.internal"), "is not a URL"),
+        (VaultConfig::new("localhost:8200"), "write https:// in front"),
+        (VaultConfig::new("ftp://vault:8200"), "use https://"),
+        (VaultConfig::new("http://u:pw-that-must-not-leak@v:1"), "user name or password"),
+        (VaultConfig::new("http://v:1/?x=1"), "query"),
+        (namespace, "namespace"),
+        (ca, "VAULT_CACERT"),
+    ] {
+        let e = Session::login(config, Auth::token("t")).await.expect_err(words);
+        assert!(e.to_string().contains(words), "{e}");
+        assert!(!e.is_transient());
+        assert!(!format!("{e:?}").contains("must-not-leak"));
+    }
+    for auth in [Auth::token(" \n"), Auth::token("a\u{e4}b")] {
+        let e = Session::login(VaultConfig::new("http://127.0.0.1:1"), auth).await;
+        assert!(e.expect_err("no token").to_string().contains("VAULT_TOKEN"));
+    }
+}
+
+#[tokio::test]
+async fn an_api_below_a_path_and_a_namespace_are_reached() {
+    let script = Script::start().await;
+    script.answer("auth/approle/login", login_answer(TOKEN, 3600));
+    script.answer("team/db/creds/app", creds_answer());
+    let config = VaultConfig::new(format!("{}/behind/a/proxy/", script.address()));
+    let auth = Auth::approle("role", SECRET_ID);
+    let session = Session::login(config.namespace("/team1/"), auth).await.expect("login");
+    let issued = session.dynamic_role("/team/db/", "app").issue().await.expect("issue");
+    assert_eq!(issued.credential.username(), "v-app-1");
+    let sent = script.requests("team/db/creds/app");
+    assert!(sent[0].starts_with("GET /behind/a/proxy/v1/team/db/creds/app "), "{}", sent[0]);
+    assert!(sent[0].contains("x-vault-namespace: team1\r\n"), "{}", sent[0]);
+}
+
+#[tokio::test]
+async fn i7_many_calls_that_find_the_token_dead_share_one_login() {
+    let (script, session) = session(vec![]).await;
+    script.answer("auth/approle/login", login_answer("s.second", 3600));
+    script.answer_with("database/creds/app", |request| {
+        if request.contains("s.second") {
+            creds_answer()
+        } else {
+            Reply::json(403, r#"{"errors":["permission denied"]}"#)
+        }
+    });
+    let source = std::sync::Arc::new(session.dynamic_role("database", "app"));
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            tokio::spawn({
+                let source = source.clone();
+                async move { source.issue().await }
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.expect("join").expect("issued with the second token");
+    }
+    let counts = session.calls();
+    assert_eq!(counts.login, 2, "{counts:?}");
+    assert_eq!(counts.issue, 40, "{counts:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_is_dead_again_at_once_is_lost_and_not_retried_for_ever() {
+    let dead = Reply::json(403, r#"{"errors":["permission denied"]}"#);
+    let (_script, session) = session(vec![dead]).await;
+    let source = session.dynamic_role("database", "app");
+    let e = source.issue().await.expect_err("dead twice");
+    assert_eq!(e.kind(), ErrorKind::TokenLost);
+    let counts = session.calls();
+    assert_eq!((counts.login, counts.issue), (2, 2), "{counts:?}");
+}
+
+#[tokio::test]
+async fn i6_a_server_that_is_down_when_the_token_dies_is_a_passing_fault() {
+    let dead = Reply::json(403, r#"{"errors":["permission denied"]}"#);
+    let (script, session) = session(vec![dead]).await;
+    let sealed = Reply::json(503, r#"{"errors":["Vault is sealed"]}"#);
+    script.answer("auth/approle/login", sealed);
+    let source = session.dynamic_role("database", "app");
+    let e = source.issue().await.expect_err("sealed");
+    assert_eq!(e.kind(), ErrorKind::Sealed, "{e}");
+    // And it comes back by itself, without anybody asking.
+    script.answer("auth/approle/login", login_answer("s.second", 3600));
+    common::until(|| session.token_state().lost.is_none()).await;
+    assert_eq!(session.token_state().login, 2);
+}
+
+#[tokio::test]
+async fn a_login_refused_for_good_is_not_hammered() {
+    let dead = Reply::json(403, r#"{"errors":["permission denied"]}"#);
+    let (script, session) = session(vec![dead]).await;
+    let refused = Reply::json(400, r#"{"errors":["invalid role or secret ID"]}"#);
+    script.answer("auth/approle/login", refused);
+    let source = session.dynamic_role("database", "app");
+    for _ in 0..50 {
+        let e = source.issue().await.expect_err("refused");
+        assert_eq!(e.kind(), ErrorKind::TokenLost, "{e}");
+        assert!(e.to_string().contains("check role_id and secret_id"), "{e}");
+    }
+    assert_eq!(session.calls().login, 2);
+    let lost = session.token_state().lost.expect("lost");
+    assert!(lost.contains("secret_id"), "{lost}");
+}
+
+#[tokio::test]
+async fn revoking_asks_for_the_mode_that_is_wanted() {
+    let (script, session) = session(vec![]).await;
+    script.answer("sys/leases/revoke", Reply::json(204, ""));
+    let source = session.dynamic_role("database", "app");
+    let lease = Lease::renewable("database/creds/app/abc", Duration::from_secs(60));
+    source.revoke(&lease, RevokeMode::Sync).await.expect("revoked");
+    source.revoke(&lease, RevokeMode::Queued).await.expect("queued");
+    source.revoke(&Lease::endless(), RevokeMode::Sync).await.expect("nothing to revoke");
+    let sent = script.requests("sys/leases/revoke");
+    assert!(sent[0].ends_with(r#"{"lease_id":"database/creds/app/abc","sync":true}"#));
+    assert!(sent[1].ends_with(r#"{"lease_id":"database/creds/app/abc","sync":false}"#));
+    assert_eq!(sent.len(), 2);
+}
+
+#[tokio::test]
+async fn i9_a_login_whose_caller_went_away_gives_its_token_back() {
+    let script = Script::start().await;
+    script
+        .answer("auth/approle/login", login_answer(TOKEN, 3600).after(Duration::from_millis(200)));
+    let cut = tokio::time::timeout(Duration::from_millis(50), login(&script)).await;
+    assert!(cut.is_err(), "cancelled");
+    common::until(|| !script.requests("auth/token/revoke-self").is_empty()).await;
+    assert!(script.requests("auth/token/revoke-self")[0].contains(TOKEN));
+}
+
+#[tokio::test]
+async fn health_tells_a_quota_from_a_standby() {
+    let (script, session) = session(vec![]).await;
+    let standby = r#"{"initialized":true,"sealed":false,"standby":true,"version":"2.7.2"}"#;
+    script.answer("sys/health", Reply::json(429, standby));
+    let health = session.health().await;
+    assert_eq!((health.standby, health.sealed), (Some(true), Some(false)));
+    assert_eq!(health.version.as_deref(), Some("2.7.2"));
+    let quota = r#"{"errors":["request path \"sys/health\": rate limit quota exceeded"]}"#;
+    script.answer("sys/health", Reply::json(429, quota));
+    let health = session.health().await;
+    assert!(health.reachable && health.standby.is_none() && health.error.is_some());
+    assert!(script.requests("sys/health").iter().all(|r| !r.contains(TOKEN)));
+}
