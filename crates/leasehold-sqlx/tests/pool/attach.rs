@@ -1,0 +1,83 @@
+//! Building a pool, and what can be wrong then.
+
+use std::time::Duration;
+
+use leasehold_sqlx::{Error, Installer};
+
+use crate::kit::{Kit, options, shut_down};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreachable_postgres_is_said_in_time_and_by_name() {
+    let kit = Kit::new("nowhere").await;
+    let rotator = kit.start(Duration::from_secs(15)).await;
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = unused.local_addr().unwrap().port();
+    drop(unused);
+    let options = options(2).acquire_timeout(Duration::from_millis(300));
+    let error = Installer::new()
+        .name("orders")
+        .connect(&rotator.provider(), options, kit.base_at(port))
+        .await
+        .unwrap_err();
+    let Error::Unreachable { source, .. } = &error else { panic!("{error:?}") };
+    assert!(error.to_string().starts_with("pool orders: no connection"), "{error}");
+    assert!(matches!(source, sqlx::Error::Io(_)), "the cause, not a timeout: {source}");
+    shut_down(&kit, &rotator).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_there_is_a_refused_login() {
+    let kit = Kit::new("nodb").await;
+    let rotator = kit.start(Duration::from_secs(15)).await;
+    let base = kit.base().database("no_such_database");
+    let error = leasehold_sqlx::connect(&rotator.provider(), options(2), base).await.unwrap_err();
+    assert!(matches!(error, Error::LoginRefused { .. }), "{error:?}");
+    shut_down(&kit, &rotator).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_fails_is_said_at_once() {
+    let kit = Kit::new("probe").await;
+    let rotator = kit.start(Duration::from_secs(15)).await;
+    let provider = rotator.provider();
+    let error = Installer::new()
+        .probe("SELECT 1 FROM no_such_table")
+        .connect(&provider, options(2), kit.base())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::ProbeFailed { .. }), "{error:?}");
+    let pool = Installer::new()
+        .probe("SELECT v FROM accounts LIMIT 1")
+        .connect(&provider, options(2), kit.base())
+        .await;
+    assert!(pool.is_ok());
+    shut_down(&kit, &rotator).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_shutdown_no_pool_is_built() {
+    let kit = Kit::new("late").await;
+    let rotator = kit.start(Duration::from_secs(15)).await;
+    let provider = rotator.provider();
+    shut_down(&kit, &rotator).await;
+    let error = leasehold_sqlx::connect_lazy(&provider, options(2), kit.base()).unwrap_err();
+    assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
+}
+
+/// `PgConnectOptions` prints its password.
+#[tokio::test(flavor = "multi_thread")]
+async fn i10_nothing_that_is_shown_holds_the_password() {
+    let kit = Kit::new("shown").await;
+    let rotator = kit.start(Duration::from_secs(15)).await;
+    let provider = rotator.provider();
+    let password = provider.current().credential().expose_password().to_owned();
+    let (hooks, hooked) = Installer::new().hooks(&provider, options(2));
+    let pool = kit.pool(&provider, 2).await;
+    let error = leasehold_sqlx::connect(&provider, options(2), kit.base().database("nodb"))
+        .await
+        .unwrap_err();
+    let health = provider.health();
+    let shown = format!("{hooks:#?} {hooked:#?} {pool:#?} {error:#?} {error} {health:#?}");
+    assert!(!shown.contains(&password));
+    shut_down(&kit, &rotator).await;
+}
