@@ -1,0 +1,129 @@
+//! Connections beside the pool: they prove a login, count the sessions of a superseded one, and
+//! end them at the deadline.
+//!
+//! Each is closed when it has done its work: a candidate may still be dropped, and must then leave
+//! no session behind; and one that stays would be counted by the drain of its own login.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold::Generation;
+use leasehold::hook::{Holder, Refusal, sql};
+use tokio_postgres::{Client, Error};
+
+use crate::error::{refusal, sqlstate};
+use crate::link::Link;
+use crate::shared::Shared;
+
+/// How long terminated sessions get to disappear from the server's list.
+const ENDING: Duration = Duration::from_secs(1);
+
+/// How often a dial is tried for the place of a connection that has just been closed, 10 ms apart.
+const LEAVING: u32 = 20;
+
+/// Why a candidate was not proven.
+pub(crate) enum Unproven {
+    Connect(Error),
+    Probe(Error),
+}
+
+/// Opens a connection with `candidate`, checks that it works, and runs the user's probe.
+pub(crate) async fn prove(shared: &Shared, candidate: &Arc<Generation>) -> Result<(), Unproven> {
+    let link = open(shared, Some(candidate)).await.map_err(Unproven::Connect)?;
+    let checked = check(shared, link.client()).await;
+    link.close().await;
+    if let Some(oid) = checked? {
+        shared.remember_oid(candidate.number(), oid);
+    }
+    Ok(())
+}
+
+/// What a connection must be able to do. Returns its role's OID, if the role may read it.
+pub(crate) async fn check(shared: &Shared, client: &Client) -> Result<Option<i64>, Unproven> {
+    let oid = match client.query_opt(sql::PROVE, &[]).await {
+        Ok(row) => row.map(|row| row.try_get(0)).transpose().map_err(Unproven::Connect)?,
+        Err(error) if sqlstate(&error) == Some("42501") => None,
+        Err(error) => return Err(Unproven::Connect(error)),
+    };
+    if let Some(probe) = &shared.probe {
+        client.batch_execute(probe).await.map_err(Unproven::Probe)?;
+    }
+    Ok(oid)
+}
+
+/// Sessions of the login of `of` that the server shows, asked for with the current login.
+pub(crate) async fn count(shared: &Shared, of: &Generation) -> Result<i64, Error> {
+    let link = open(shared, None).await?;
+    let counted = sessions(shared, link.client(), of).await;
+    link.close().await;
+    counted
+}
+
+/// Logs in as `old`, lists who still holds on, and ends their sessions. Not counted among the
+/// pool's own: every place may be taken by those that are to be ended.
+pub(crate) async fn end_sessions(
+    shared: &Shared,
+    old: &Arc<Generation>,
+) -> Result<Vec<Holder>, Error> {
+    let link = shared.open_control(old, None, sql::CONTROL_APPLICATION).await?;
+    let ended = end(shared, link.client(), old).await;
+    link.close().await;
+    ended
+}
+
+async fn end(shared: &Shared, client: &Client, old: &Generation) -> Result<Vec<Holder>, Error> {
+    // Roles are often made with a default role that owns the tables; that one may not end the
+    // login's sessions.
+    client.batch_execute("SET ROLE NONE").await?;
+    let rows = client.query(sql::LIST_HOLDERS, &[]).await?;
+    let holders = rows
+        .iter()
+        .map(|row| {
+            let (pid, application) = (row.try_get(0)?, row.try_get(1)?);
+            Ok(Holder::new(pid, application, row.try_get(2)?, row.try_get(3)?))
+        })
+        .collect::<Result<_, Error>>()?;
+    client.query(sql::END_OWN_SESSIONS, &[]).await?;
+    let gone = async {
+        while sessions(shared, client, old).await? > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok::<_, Error>(())
+    };
+    match tokio::time::timeout(ENDING, gone).await {
+        Ok(Err(error)) => Err(error),
+        _ => Ok(holders),
+    }
+}
+
+async fn sessions(shared: &Shared, client: &Client, of: &Generation) -> Result<i64, Error> {
+    let (user, oid) = (of.credential().username(), shared.oid(of.number()));
+    client.query_one(sql::COUNT_SESSIONS, &[&user, &oid]).await?.try_get(0)
+}
+
+/// A counted connection with the login of `of`, or else with the one that is current when there is
+/// room: not with one that a swap supersedes while it waits. If Postgres has no place left, one of
+/// the pool's own makes way.
+async fn open(shared: &Shared, of: Option<&Arc<Generation>>) -> Result<Link, Error> {
+    let dial = async || {
+        let admission = shared.admit(of).await;
+        let generation = admission.generation.clone();
+        shared.open_control(&generation, Some(admission), sql::CONTROL_APPLICATION).await
+    };
+    let mut dialled = dial().await;
+    if is_full(&dialled) && shared.close_idle(1, |_| true) > 0 {
+        // A backend outlives its socket by some milliseconds.
+        for _ in 0..LEAVING {
+            dialled = dial().await;
+            if !is_full(&dialled) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    dialled
+}
+
+fn is_full(dialled: &Result<Link, Error>) -> bool {
+    dialled.as_ref().is_err_and(|error| refusal(error) == Refusal::Full)
+}

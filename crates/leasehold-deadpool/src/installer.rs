@@ -1,0 +1,189 @@
+//! How a pool is put on a provider.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolBuilder, Runtime};
+use leasehold::CredentialProvider;
+use leasehold::hook::{ManagedPool, Sampler};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
+use tokio_postgres::{Config, Socket};
+
+use crate::connect::Connector;
+use crate::control::{self, Unproven};
+use crate::error::Error;
+use crate::hooks;
+use crate::link::TlsDial;
+use crate::managed::Managed;
+use crate::shared::Shared;
+
+/// Settings of a pool on a provider, each with a default. [`connect`](crate::connect) and
+/// [`connect_lazy`](crate::connect_lazy) use these defaults.
+#[derive(Clone, Debug)]
+#[must_use = "call connect() or connect_lazy()"]
+pub struct Installer {
+    name: String,
+    manager: ManagerConfig,
+    probe: Option<String>,
+    liveness: Option<Duration>,
+    connect_timeout: Duration,
+}
+
+impl Default for Installer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Installer {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self {
+            name: "deadpool".to_owned(),
+            manager: ManagerConfig::default(),
+            probe: None,
+            liveness: Some(Sampler::DEFAULT_INTERVAL),
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// The pool's name in events, logs and health. Default: `deadpool`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// deadpool's own manager settings, the recycling method among them.
+    pub fn manager(mut self, config: ManagerConfig) -> Self {
+        self.manager = config;
+        self
+    }
+
+    /// Statements that a new login must be able to run before it becomes current, such as
+    /// `SELECT 1 FROM orders LIMIT 0`. Default: none, a login is proven when it opens a connection.
+    pub fn probe(mut self, sql: impl Into<String>) -> Self {
+        self.probe = Some(sql.into());
+        self
+    }
+
+    /// How often, while there is traffic, one connection is asked whether its role still exists
+    /// when it is handed out: that is how a login revoked from outside is noticed, since pings and
+    /// `SELECT 1` go on working. It costs that one borrower a round trip. `None` turns it off.
+    /// Default: every 100 ms.
+    pub fn liveness(mut self, every: Option<Duration>) -> Self {
+        self.liveness = every;
+        self
+    }
+
+    /// Bounds the connects that nobody borrows: the first one of [`connect`](Self::connect), proofs
+    /// of new logins, spares. Default: 5 s. Those of borrowers are bounded by deadpool's
+    /// `create_timeout` and by `config`'s own connect timeout.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Builds a pool on `provider`, attaches it, and makes its first connection.
+    ///
+    /// `config` keeps everything but user and password, which come from the provider; `tls` is any
+    /// connector that deadpool takes. `build` gets a builder that runs on tokio, and may set sizes
+    /// and timeouts and add hooks; they run after ours.
+    ///
+    /// # Errors
+    /// [`Error`], which names the pool. Nothing stays attached then.
+    pub async fn connect<T>(
+        self,
+        provider: &CredentialProvider,
+        config: Config,
+        tls: T,
+        build: impl FnOnce(PoolBuilder) -> PoolBuilder,
+    ) -> Result<Pool, Error>
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + Sync,
+        T::TlsConnect: Send + Sync,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        let after = self.connect_timeout;
+        let (pool, shared) = self.install(provider, config, tls, build)?;
+        match tokio::time::timeout(after, verify(&pool, &shared)).await {
+            Ok(verified) => verified.map(|()| pool),
+            Err(_) => Err(Error::Timeout { pool: shared.name.clone(), after }),
+        }
+    }
+
+    /// As [`connect`](Self::connect), without making a connection: the login is proven on this pool
+    /// at the first rotation.
+    ///
+    /// # Errors
+    /// [`Error`], which names the pool.
+    pub fn connect_lazy<T>(
+        self,
+        provider: &CredentialProvider,
+        config: Config,
+        tls: T,
+        build: impl FnOnce(PoolBuilder) -> PoolBuilder,
+    ) -> Result<Pool, Error>
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + Sync,
+        T::TlsConnect: Send + Sync,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        self.install(provider, config, tls, build).map(|(pool, _)| pool)
+    }
+
+    fn install<T>(
+        self,
+        provider: &CredentialProvider,
+        config: Config,
+        tls: T,
+        build: impl FnOnce(PoolBuilder) -> PoolBuilder,
+    ) -> Result<(Pool, Arc<Shared>), Error>
+    where
+        T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
+        T::Stream: Send + Sync,
+        T::TlsConnect: Send + Sync,
+        <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
+    {
+        let dial = Box::new(TlsDial { config: config.clone(), tls });
+        let current = provider.current().clone();
+        let shared =
+            Arc::new(Shared::new(self.name, self.probe, self.connect_timeout, dial, current));
+        let connector = Connector { shared: shared.clone(), provider: provider.clone() };
+        let manager = Manager::from_connect(config, connector, self.manager);
+        let builder = Pool::builder(manager).runtime(Runtime::Tokio1);
+        let builder = hooks::add(builder, &shared, provider.clone(), self.liveness);
+        let pool = build(builder)
+            .build()
+            .map_err(|source| Error::Build { pool: shared.name.clone(), source })?;
+        shared.set_pool(&pool);
+        let attached = provider.attach(|current| {
+            // Nobody has the pool yet, so that nothing was dialled before.
+            shared.begin_with(current);
+            (Arc::new(Managed(shared.clone())) as Arc<dyn ManagedPool>, ())
+        });
+        attached.map_err(|_| Error::Stopped { pool: shared.name.clone() })?;
+        Ok((pool, shared))
+    }
+}
+
+/// Makes the first connection as a borrower would, so that refused logins, hooks and TLS settings
+/// show now.
+async fn verify(pool: &Pool, shared: &Shared) -> Result<(), Error> {
+    let generation = shared.current().number();
+    let client = pool.get().await.map_err(|e| Error::connect(&shared.name, e))?;
+    match control::check(shared, &client).await {
+        Ok(oid) => {
+            // With a swap between, it is not known whose it is.
+            if let Some(oid) = oid
+                && shared.current().number() == generation
+            {
+                shared.remember_oid(generation, oid);
+            }
+            Ok(())
+        }
+        Err(Unproven::Connect(e)) => Err(Error::connect(&shared.name, e.into())),
+        Err(Unproven::Probe(source)) => Err(Error::Probe { pool: shared.name.clone(), source }),
+    }
+}
