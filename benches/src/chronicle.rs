@@ -1,0 +1,78 @@
+//! What the rotator told, with the time of each.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use leasehold::Event;
+
+use crate::world::unix_now;
+
+/// One superseded generation's way out, or the current one's way in.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    pub(crate) username: String,
+    pub(crate) reason: String,
+    pub(crate) swapped: Instant,
+    /// Unix time at which no dial with its login was in flight any more.
+    pub(crate) settled: Option<f64>,
+    pub(crate) rolled: Option<Instant>,
+    pub(crate) drained: Option<Instant>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) lives: BTreeMap<u64, Life>,
+    pub(crate) renewals: u64,
+    pub(crate) forced: u64,
+}
+
+/// Listens to the rotator.
+#[derive(Clone, Default)]
+pub(crate) struct Chronicle(Arc<Mutex<Told>>);
+
+impl Chronicle {
+    pub(crate) fn hear(&self, event: &Event) {
+        let now = Instant::now();
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = &mut *told;
+        match event {
+            Event::Swapped { generation, username, reason, .. } => {
+                let life = Life {
+                    username: username.clone(),
+                    reason: reason.to_string(),
+                    swapped: now,
+                    settled: None,
+                    rolled: None,
+                    drained: None,
+                };
+                told.lives.insert(*generation, life);
+            }
+            Event::DialsSettled { generation, .. } => {
+                if let Some(life) = told.lives.get_mut(generation) {
+                    life.settled = Some(unix_now());
+                }
+            }
+            Event::RollEnded { generation, .. } => {
+                if let Some(life) = told.lives.get_mut(generation) {
+                    life.rolled = Some(now);
+                }
+            }
+            Event::Drained { generation, forced, .. } => {
+                told.forced += forced.len() as u64;
+                if let Some(life) = told.lives.get_mut(generation) {
+                    life.drained = Some(now);
+                }
+            }
+            Event::Renewed { .. } => told.renewals += 1,
+            _ => {}
+        }
+        if !matches!(event, Event::Renewed { .. } | Event::Draining { .. }) {
+            eprintln!("  {event}");
+        }
+    }
+
+    pub(crate) fn told(&self) -> Told {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,97 @@
+//! Load through rotations on real servers, measured. The binary is `cargo drill`; the
+//! cross-crate tests run the same with a few seconds and look at the same figures.
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod chronicle;
+mod load;
+mod pools;
+mod report;
+mod sockets;
+mod world;
+
+use std::time::{Duration, Instant};
+
+use leasehold::Rotator;
+
+pub use args::{Args, Fault, FaultKind, PoolKind};
+use chronicle::Chronicle;
+use pools::AnyPool;
+use report::Seen;
+pub use report::{Calls, Report};
+use sockets::Sockets;
+use world::World;
+
+/// Whatever went wrong before there was anything to measure.
+pub type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+fn fail(message: String) -> AnyError {
+    message.into()
+}
+
+/// Runs the load that `args` ask for, shuts down, and reports.
+///
+/// # Errors
+/// When the servers, the login or the pool can't be set up, or a fault can't be made.
+pub async fn run(args: &Args) -> Result<Report, AnyError> {
+    let world = World::new(args).await?;
+    if !args.fault.is_empty() && !world.is_own() {
+        return Err(fail("--fault needs servers of our own: leave out --external".into()));
+    }
+    let chronicle = Chronicle::default();
+    let ear = chronicle.clone();
+    let rotator = Rotator::builder(world.session.dynamic_role(&world.mount, &world.role))
+        .grace(args.grace())
+        .observer(move |event| ear.hear(event))
+        .start()
+        .await?;
+    let sockets = Sockets::watch(world.pg_port);
+    let pool = AnyPool::connect(args, &world, &rotator.provider()).await?;
+
+    let begun = Instant::now();
+    let end = begun + Duration::from_secs(args.seconds);
+    let faults = async {
+        let mut seen = Vec::new();
+        let mut faults = args.fault.clone();
+        faults.sort_by_key(|f| f.at);
+        for fault in faults {
+            tokio::time::sleep_until((begun + fault.at).into()).await;
+            eprintln!("fault: {:?} for {:?}", fault.kind, fault.lasts);
+            let lasted = world.harm(fault).await?;
+            eprintln!("fault over: {:?}", fault.kind);
+            // One that has no length of its own is over as soon as it is made.
+            let over = if fault.lasts.is_zero() { lasted.0 } else { Instant::now() };
+            seen.push(report::Harm { lasted, over });
+        }
+        Ok::<_, AnyError>(seen)
+    };
+    let ((ops, skipped), faults) = tokio::join!(load::run(args, pool.clone(), end), faults);
+    let faults = faults?;
+    let took = begun.elapsed();
+
+    drop(pool);
+    let left_behind = rotator.shutdown(args.grace()).await;
+    if !left_behind.is_clean() {
+        eprintln!("shutdown: {left_behind}");
+    }
+    let logins = world.logins().await?;
+    let seen = Seen {
+        args,
+        begun,
+        took,
+        ops: &ops,
+        skipped,
+        told: &chronicle.told(),
+        calls: world.session.calls(),
+        logins: logins.as_deref(),
+        sockets: sockets.as_ref().map(Sockets::most),
+        faults: &faults,
+        left: world.left().await?,
+    };
+    let report = Report::of(&seen);
+    if let Some(path) = &args.events {
+        report::write_events(path, &ops)?;
+    }
+    Ok(report)
+}

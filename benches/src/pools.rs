@@ -1,0 +1,152 @@
+//! The pools under load, as a user has them: plain `PgPool` and plain deadpool `Pool`.
+
+use std::error::Error;
+use std::time::Duration;
+
+use leasehold::CredentialProvider;
+use sqlx::Row;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio_postgres::NoTls;
+
+use crate::AnyError;
+use crate::args::{Args, PoolKind};
+use crate::world::World;
+
+const SELECT: &str = "SELECT v, session_user::text FROM accounts WHERE id = $1";
+const UPDATE: &str = "UPDATE accounts SET v = v + 1 WHERE id = $1";
+
+/// One of the two.
+#[derive(Clone)]
+pub(crate) enum AnyPool {
+    Sqlx(sqlx::PgPool),
+    Deadpool(deadpool_postgres::Pool),
+}
+
+/// What one transaction does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Work {
+    pub(crate) id: i32,
+    pub(crate) pause: Duration,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) sqlstate: String,
+    pub(crate) at_checkout: bool,
+    pub(crate) message: String,
+}
+
+impl AnyPool {
+    pub(crate) async fn connect(
+        args: &Args,
+        world: &World,
+        provider: &CredentialProvider,
+    ) -> Result<Self, AnyError> {
+        match args.pool {
+            PoolKind::Sqlx => {
+                let size = u32::try_from(args.pool_size)?;
+                let base = PgConnectOptions::new_without_pgpass()
+                    .host(&world.pg_host)
+                    .port(world.pg_port)
+                    .database(&world.pg_db)
+                    .application_name("drill");
+                let options = PgPoolOptions::new().max_connections(size);
+                Ok(Self::Sqlx(leasehold_sqlx::connect(provider, options, base).await?))
+            }
+            PoolKind::Deadpool => {
+                let mut base = tokio_postgres::Config::new();
+                base.host(&world.pg_host)
+                    .port(world.pg_port)
+                    .dbname(&world.pg_db)
+                    .application_name("drill");
+                let size = args.pool_size;
+                let pool = leasehold_deadpool::connect(provider, base, NoTls, |b| b.max_size(size))
+                    .await?;
+                Ok(Self::Deadpool(pool))
+            }
+        }
+    }
+
+    /// BEGIN, SELECT, a pause, UPDATE, COMMIT. The first statement also tells whose connection it
+    /// is.
+    pub(crate) async fn transaction(
+        &self,
+        work: Work,
+        login: &mut Option<String>,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Sqlx(pool) => {
+                let mut conn = pool.acquire().await.map_err(|e| of_sqlx(&e, true))?;
+                on_sqlx(&mut conn, work, login).await.map_err(|e| of_sqlx(&e, false))
+            }
+            Self::Deadpool(pool) => {
+                let mut conn = pool.get().await.map_err(|e| of_deadpool(&e))?;
+                on_deadpool(&mut conn, work, login).await.map_err(|e| of_postgres(&e, false))
+            }
+        }
+    }
+}
+
+async fn on_sqlx(
+    conn: &mut sqlx::PgConnection,
+    work: Work,
+    login: &mut Option<String>,
+) -> Result<(), sqlx::Error> {
+    use sqlx::Connection;
+    let mut tx = conn.begin().await?;
+    if let Some(row) = sqlx::query(SELECT).bind(work.id).fetch_optional(&mut *tx).await? {
+        *login = Some(row.try_get(1)?);
+    }
+    tokio::time::sleep(work.pause).await;
+    sqlx::query(UPDATE).bind(work.id).execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+async fn on_deadpool(
+    conn: &mut deadpool_postgres::Object,
+    work: Work,
+    login: &mut Option<String>,
+) -> Result<(), tokio_postgres::Error> {
+    let tx = conn.transaction().await?;
+    let select = tx.prepare_cached(SELECT).await?;
+    if let Some(row) = tx.query_opt(&select, &[&work.id]).await? {
+        *login = Some(row.try_get(1)?);
+    }
+    tokio::time::sleep(work.pause).await;
+    let update = tx.prepare_cached(UPDATE).await?;
+    tx.execute(&update, &[&work.id]).await?;
+    tx.commit().await
+}
+
+/// No SQLSTATE: the failure did not come from Postgres.
+const NONE: &str = "-----";
+
+fn of_sqlx(error: &sqlx::Error, at_checkout: bool) -> Failure {
+    let code = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()));
+    let sqlstate = code.unwrap_or_else(|| NONE.to_owned());
+    Failure { sqlstate, at_checkout, message: chain(error) }
+}
+
+fn of_deadpool(error: &deadpool_postgres::PoolError) -> Failure {
+    match error {
+        deadpool_postgres::PoolError::Backend(error) => of_postgres(error, true),
+        other => Failure { sqlstate: NONE.to_owned(), at_checkout: true, message: chain(other) },
+    }
+}
+
+fn of_postgres(error: &tokio_postgres::Error, at_checkout: bool) -> Failure {
+    let sqlstate = error.code().map_or(NONE, |c| c.code()).to_owned();
+    Failure { sqlstate, at_checkout, message: chain(error) }
+}
+
+/// The error and its causes on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text = format!("{text}: {next}");
+        cause = next.source();
+    }
+    text.replace(['\n', '\t', '\r'], " ")
+}

@@ -1,0 +1,166 @@
+//! The servers that the drill runs on: its own, or somebody's.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use leasehold_testkit::{
+    AppRoleSpec, DatabaseSpec, LoginRecord, PostgresShutdown, RoleSpec, Stack, Storage, TestDb,
+};
+use leasehold_vault::{Auth, Session, VaultConfig};
+
+use crate::args::{Args, Fault, FaultKind};
+use crate::{AnyError, fail};
+
+/// Where Vault and Postgres are, and what may be done to them.
+pub(crate) struct World {
+    pub(crate) session: Session,
+    pub(crate) mount: String,
+    pub(crate) role: String,
+    pub(crate) pg_host: String,
+    pub(crate) pg_port: u16,
+    pub(crate) pg_db: String,
+    /// Admin's view; `None` on servers that are not ours.
+    own: Option<Own>,
+}
+
+struct Own {
+    stack: Stack,
+    db: TestDb,
+}
+
+impl World {
+    pub(crate) async fn new(args: &Args) -> Result<Self, AnyError> {
+        if args.external { Self::external().await } else { Self::embedded(args).await }
+    }
+
+    async fn embedded(args: &Args) -> Result<Self, AnyError> {
+        eprintln!("starting OpenBao and Postgres");
+        // What is stopped has to find its leases again.
+        let stack = Stack::builder().storage(Storage::Raft).start().await?;
+        let role = RoleSpec::new("app")
+            .default_ttl(Duration::from_secs(args.ttl))
+            .max_ttl(Duration::from_secs(args.max_ttl()));
+        let login = AppRoleSpec::new()
+            .token_ttl(Duration::from_secs(args.token_ttl))
+            .token_max_ttl(Duration::from_secs(args.token_max_ttl));
+        let spec = DatabaseSpec::new("drill").role(role).app_role(login).with_accounts();
+        let db = stack.database(spec).await?;
+        let auth = Auth::approle(db.role_id(), db.secret_id().await?);
+        Ok(Self {
+            session: Session::login(VaultConfig::new(stack.vault_addr()), auth).await?,
+            mount: db.mount().to_owned(),
+            role: db.role().to_owned(),
+            pg_host: db.pg_host().to_owned(),
+            pg_port: db.pg_port(),
+            pg_db: db.name().to_owned(),
+            own: Some(Own { stack, db }),
+        })
+    }
+
+    async fn external() -> Result<Self, AnyError> {
+        let var = |name: &str| {
+            std::env::var(name).map_err(|_| fail(format!("--external needs {name} to be set")))
+        };
+        let auth = match std::env::var("VAULT_TOKEN") {
+            Ok(token) => Auth::token(token),
+            Err(_) => Auth::approle(var("APPROLE_ROLE_ID")?, var("APPROLE_SECRET_ID")?),
+        };
+        let port = var("PG_PORT")?;
+        Ok(Self {
+            session: Session::login(VaultConfig::new(var("VAULT_ADDR")?), auth).await?,
+            mount: var("DB_MOUNT")?,
+            role: var("ROLE")?,
+            pg_host: var("PG_HOST")?,
+            pg_port: port.parse().map_err(|_| fail(format!("PG_PORT: {port:?} is no port")))?,
+            pg_db: var("PG_DB")?,
+            own: None,
+        })
+    }
+
+    pub(crate) fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Does the harm, and returns when its cause is over, with the instants between which it lasted
+    /// for certain: what comes back is not back yet at the second.
+    pub(crate) async fn harm(&self, fault: Fault) -> Result<(Instant, Instant), AnyError> {
+        let began = Instant::now();
+        let Own { stack, db } =
+            self.own.as_ref().ok_or("faults need servers of our own: leave out --external")?;
+        match fault.kind {
+            FaultKind::VaultPause => {
+                stack.pause_vault().await?;
+                let lasted = self.wait(began, fault).await;
+                stack.resume_vault().await?;
+                return Ok(lasted);
+            }
+            FaultKind::VaultStop => {
+                stack.stop_vault().await?;
+                let lasted = self.wait(began, fault).await;
+                stack.start_vault().await?;
+                return Ok(lasted);
+            }
+            FaultKind::VaultSeal => {
+                stack.seal_vault().await?;
+                let lasted = self.wait(began, fault).await;
+                stack.unseal_vault().await?;
+                return Ok(lasted);
+            }
+            FaultKind::LeaseRevoke => db.revoke_all(false).await?,
+            FaultKind::TokenRevoke => {
+                for accessor in stack.token_accessors().await? {
+                    let path = "auth/token/lookup-accessor";
+                    let body = serde_json::json!({ "accessor": accessor });
+                    let (_, seen) = stack.vault_request("POST", path, Some(body)).await?;
+                    if seen["data"]["path"] == "auth/approle/login" {
+                        stack.revoke_accessor(&accessor).await?;
+                    }
+                }
+            }
+            FaultKind::PgRestart => stack.restart_postgres(PostgresShutdown::Fast).await?,
+        }
+        Ok((began, began))
+    }
+
+    async fn wait(&self, began: Instant, fault: Fault) -> (Instant, Instant) {
+        tokio::time::sleep(fault.lasts).await;
+        (began, Instant::now())
+    }
+
+    /// Leases, roles and sessions that are left; `None` where we may not look.
+    pub(crate) async fn left(&self) -> Result<Option<Left>, AnyError> {
+        let Some(Own { db, .. }) = &self.own else { return Ok(None) };
+        // The server's end of a socket goes a moment after ours.
+        let mut sessions = db.sessions().await?;
+        for _ in 0..100 {
+            if sessions.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            sessions = db.sessions().await?;
+        }
+        Ok(Some(Left {
+            leases: db.lease_count().await?,
+            roles: db.logins().await?.len(),
+            sessions: sessions.len(),
+        }))
+    }
+
+    /// Postgres's own record of every connection.
+    pub(crate) async fn logins(&self) -> Result<Option<Vec<LoginRecord>>, AnyError> {
+        match &self.own {
+            Some(own) => Ok(Some(own.stack.login_records().await?)),
+            None => Ok(None),
+        }
+    }
+}
+
+pub(crate) struct Left {
+    pub(crate) leases: usize,
+    pub(crate) roles: usize,
+    pub(crate) sessions: usize,
+}
+
+/// Unix seconds with a fraction, as Postgres's log has them.
+pub(crate) fn unix_now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

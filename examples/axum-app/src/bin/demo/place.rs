@@ -1,0 +1,160 @@
+//! Where the demo runs: on servers of its own, or on others'.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum_app::Config;
+use leasehold_testkit::{DatabaseSpec, RoleSpec, Stack, TestDb};
+use leasehold_vault::{Auth, VaultConfig};
+use tokio::time::Instant;
+
+use crate::console::{Console, Tint};
+use crate::load::Results;
+use crate::tally::Tally;
+
+/// Of a login, at first and with renewals.
+const TTL: Duration = Duration::from_secs(6);
+const MAX_TTL: Duration = Duration::from_secs(12);
+const ROLE: &str = "demo";
+/// Postgres takes a moment to end the process of a connection that was closed.
+const SETTLE: Duration = Duration::from_secs(5);
+const SCHEMA: &str = include_str!("../../../schema.sql");
+
+/// The servers.
+pub(crate) enum Place {
+    /// Of our own, where the administrator's eyes can look for leftovers.
+    Embedded(Box<Embedded>),
+    /// Others'.
+    External,
+}
+
+pub(crate) struct Embedded {
+    stack: Stack,
+    db: TestDb,
+    /// Tokens that are none of the service's.
+    tokens: Vec<String>,
+}
+
+/// What was found after the end.
+pub(crate) struct Leftovers {
+    /// A line on what was looked at.
+    pub(crate) looked_at: String,
+    /// What should not be there.
+    pub(crate) found: Vec<String>,
+}
+
+impl Place {
+    pub(crate) async fn embedded(console: &Console) -> Result<Self, Box<dyn Error>> {
+        console.line(
+            Tint::Plain,
+            "starting OpenBao and Postgres (where they are not installed, the first run fetches \
+             them: about 90 MB)",
+        );
+        let stack = Stack::start().await?;
+        let role = RoleSpec::new(ROLE).default_ttl(TTL).max_ttl(MAX_TTL);
+        let db = stack.database(DatabaseSpec::new("demo").role(role).schema(SCHEMA)).await?;
+        console.line(
+            Tint::Plain,
+            format!(
+                "OpenBao on {}, Postgres on {}:{}; logins live {TTL:?}, with renewals {MAX_TTL:?}",
+                stack.vault_addr(),
+                stack.pg_host(),
+                stack.pg_port()
+            ),
+        );
+        let tokens = stack.token_accessors().await?;
+        Ok(Self::Embedded(Box::new(Embedded { stack, db, tokens })))
+    }
+
+    /// The service's settings.
+    pub(crate) async fn config(&self, listen: SocketAddr) -> Result<Config, Box<dyn Error>> {
+        let Self::Embedded(own) = self else {
+            return Ok(Config { listen, ..Config::from_env()? });
+        };
+        let db = &own.db;
+        Ok(Config {
+            vault: VaultConfig::new(db.vault_addr()),
+            auth: Auth::approle(db.role_id(), db.secret_id().await?),
+            mount: db.mount().to_owned(),
+            role: ROLE.to_owned(),
+            pg_host: db.pg_host().to_owned(),
+            pg_port: db.pg_port(),
+            pg_db: db.name().to_owned(),
+            listen,
+            pool_size: 8,
+        })
+    }
+
+    /// A run of this length has seen a rotation. Others' TTLs are not known.
+    pub(crate) fn rotates_within(&self) -> Option<Duration> {
+        match self {
+            Self::Embedded(_) => Some(MAX_TTL),
+            Self::External => None,
+        }
+    }
+
+    /// Looks for what should be gone.
+    pub(crate) async fn leftovers(&self, tally: &Tally) -> Result<Leftovers, Box<dyn Error>> {
+        match self {
+            Self::Embedded(own) => own.leftovers().await,
+            Self::External => Ok(Leftovers {
+                looked_at: format!(
+                    "each of {} logins was revoked or outlived its lease; a list of leases, roles \
+                     and sessions is for an administrator to see",
+                    tally.issued()
+                ),
+                found: tally.unconfirmed().into_iter().map(|n| format!("login {n}")).collect(),
+            }),
+        }
+    }
+
+    /// Confirmed deposits are in the table, once each. Only where no request failed: of a failed
+    /// one it is not known whether it was done.
+    pub(crate) async fn wrong_sum(
+        &self,
+        results: &Results,
+    ) -> Result<Option<String>, Box<dyn Error>> {
+        let Self::Embedded(own) = self else { return Ok(None) };
+        if results.failures() > 0 {
+            return Ok(None);
+        }
+        let row = own.db.admin().await?.query_one("SELECT sum(v)::int8 FROM accounts", &[]).await?;
+        let (there, confirmed) = (row.get::<_, i64>(0), results.deposited());
+        let wrong = there != confirmed;
+        Ok(wrong.then(|| format!("deposits of {confirmed} were confirmed, the table has {there}")))
+    }
+
+    /// Ends servers of our own.
+    pub(crate) async fn end(self) -> Result<(), Box<dyn Error>> {
+        if let Self::Embedded(own) = self {
+            own.stack.shutdown().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Embedded {
+    async fn leftovers(&self) -> Result<Leftovers, Box<dyn Error>> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let found = self.look().await?;
+            if found.is_empty() || Instant::now() >= deadline {
+                let looked_at = "0 leases, 0 Postgres roles, 0 sessions, 0 tokens".to_owned();
+                return Ok(Leftovers { looked_at, found });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn look(&self) -> Result<Vec<String>, Box<dyn Error>> {
+        let leases = self.db.leases().await?.into_iter().map(|l| format!("lease {l}"));
+        let roles = self.db.logins().await?.into_iter().map(|r| format!("Postgres role {r}"));
+        let sessions = self.db.sessions().await?.into_iter().map(|s| {
+            format!("session {} of {}", s.pid, s.user.as_deref().unwrap_or("a role that is gone"))
+        });
+        let tokens = self.stack.token_accessors().await?.into_iter();
+        let tokens = tokens.filter(|t| !self.tokens.contains(t)).map(|t| format!("token {t}"));
+        Ok(leases.chain(roles).chain(sessions).chain(tokens).collect())
+    }
+}

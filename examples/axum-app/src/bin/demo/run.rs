@@ -1,0 +1,143 @@
+//! The demo from start to end.
+
+use std::error::Error;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use axum_app::Service;
+use leasehold::CredentialProvider;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::args::Args;
+use crate::console::{Console, Tint};
+use crate::load::{Load, Results};
+use crate::place::Place;
+use crate::stop::Stop;
+use crate::tally::Tally;
+
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+/// Runs it, and returns what was not as it should be.
+pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, Box<dyn Error>> {
+    let mut stop = Stop::listen(console)?;
+    let place = if args.external { Place::External } else { Place::embedded(console).await? };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let config = place.config(address).await?;
+
+    let tally = Tally::default();
+    let observer = {
+        let (tally, console) = (tally.clone(), console.clone());
+        move |event: &leasehold::Event| {
+            tally.see(event);
+            console.event(event);
+        }
+    };
+    let service = Service::start_with(config, |builder| builder.observer(observer)).await?;
+    let provider = service.provider();
+    let (end, ended) = oneshot::channel();
+    let mut server = tokio::spawn(service.serve(listener, async {
+        // An error: this function is gone, and the service should go too.
+        let _ = ended.await;
+    }));
+    let workers = args.workers;
+    console.line(
+        Tint::Plain,
+        format!("serving http://{address}/health/ready to {workers} clients; Ctrl-C ends it"),
+    );
+
+    let begun = Instant::now();
+    let load = Load::start(address, args.workers);
+    let mut status = tokio::time::interval_at(begun + STATUS_EVERY, STATUS_EVERY);
+    let deadline = args.run_for.map(|d| begun + d);
+    while !stop.asked() {
+        tokio::select! {
+            () = stop.wait() => {}
+            () = until(deadline) => {
+                console.line(Tint::Plain, "the time is up: stopping in order");
+                break;
+            }
+            _ = status.tick() => {
+                console.line(Tint::Faint, status_line(load.results(), &provider));
+            }
+            gone = &mut server => {
+                gone??;
+                return Err("the service ended by itself".into());
+            }
+        }
+    }
+    let lasted = begun.elapsed();
+
+    // In order: first the load, then requests, connections and logins, then the servers.
+    let results = load.stop().await;
+    let _ = end.send(());
+    let report = server.await??;
+    let leftovers = place.leftovers(&tally).await?;
+    let wrong_sum = place.wrong_sum(&results).await?;
+
+    console.line(Tint::Plain, summary(&results, lasted));
+    console.line(Tint::Plain, tally.to_string());
+    let mut problems = Vec::new();
+    if results.failures() > 0 {
+        let first = results.first_failures().join("; ");
+        problems.push(format!("{} queries failed, first: {first}", results.failures()));
+    }
+    // An interrupt may come before the first one.
+    if results.ok() == 0 && !stop.asked() {
+        problems.push("no query succeeded".to_owned());
+    }
+    problems.extend(wrong_sum);
+    if !report.is_clean() {
+        problems.push(format!("the shutdown reports: {report}"));
+    }
+    if leftovers.found.is_empty() {
+        console.line(Tint::Good, format!("nothing is left: {}", leftovers.looked_at));
+    } else {
+        problems.push(format!("left behind: {}", leftovers.found.join(", ")));
+    }
+    if tally.rotations() == 0 && place.rotates_within().is_some_and(|within| lasted > within) {
+        problems.push(format!("no rotation in {lasted:.0?}"));
+    }
+    place.end().await?;
+    Ok(problems)
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn status_line(results: &Results, provider: &CredentialProvider) -> String {
+    let latest = results.take_latest();
+    let health = provider.health();
+    let size: usize = health.pools.iter().map(|p| p.counts.size).sum();
+    let idle: usize = health.pools.iter().map(|p| p.counts.idle).sum();
+    format!(
+        "queries {} ok, {} failed; p50 {}, p99 {}; generation {}; {size} connections, {idle} idle",
+        results.ok(),
+        results.failures(),
+        ms(latest.percentile(0.50)),
+        ms(latest.percentile(0.99)),
+        health.generation,
+    )
+}
+
+fn summary(results: &Results, lasted: Duration) -> String {
+    let all = results.all();
+    format!(
+        "in {lasted:.1?}: queries {} ok, {} failed; p50 {}, p99 {}, max {}",
+        results.ok(),
+        results.failures(),
+        ms(all.percentile(0.50)),
+        ms(all.percentile(0.99)),
+        ms(all.max()),
+    )
+}
+
+fn ms(duration: Duration) -> String {
+    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+}

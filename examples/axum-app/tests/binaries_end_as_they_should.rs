@@ -1,0 +1,239 @@
+//! The two programs as a user starts and ends them.
+// Helpers outside of test functions count as such too.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use common::{assert_nothing_left, database};
+use leasehold_testkit::{TestDb, TokenSpec, shared};
+use rustix::process::{Pid, Signal, kill_process};
+
+const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+const APP: &str = env!("CARGO_BIN_EXE_axum-app");
+/// For a busy machine, the download of a first run included.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+#[test]
+fn the_demo_rotates_under_load_and_leaves_nothing() {
+    let mut demo = Program::start(Command::new(DEMO).args(["--for", "15s"]));
+    let status = demo.end();
+    let said = demo.said();
+    assert!(status.success(), "{status}\n{said}");
+    for line in [
+        "issued v-",
+        "renewed generation 1",
+        "rotating (max_ttl)",
+        "swapped to generation 2",
+        "drained generation 1",
+        "revoked generation 1",
+        ", 0 failed; p50 ",
+        "nothing is left: 0 leases, 0 Postgres roles, 0 sessions, 0 tokens",
+    ] {
+        assert!(said.contains(line), "{line} is missing in\n{said}");
+    }
+    assert!(!said.contains('\x1b'), "colours without a terminal\n{said}");
+}
+
+#[test]
+fn an_interrupted_demo_ends_in_order() {
+    let mut demo = Program::start(&mut Command::new(DEMO));
+    demo.wait_for("queries ");
+    demo.signal(Signal::INT);
+    let status = demo.end();
+    let said = demo.said();
+    assert!(status.success(), "{status}\n{said}");
+    assert!(said.contains("stopping in order"), "{said}");
+    assert!(said.contains("revoked generation 1"), "{said}");
+    assert!(said.contains("nothing is left: 0 leases"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_runs_on_servers_that_are_there_already() {
+    let db = database(shared().await.unwrap(), "external", 6, 12).await;
+    let token = db.token(TokenSpec::new()).await.unwrap().token;
+    let mut command = on(&db, DEMO);
+    command.env("VAULT_TOKEN", token).args(["--", "--external", "--for", "12s", "--workers", "3"]);
+    let (status, said) = run(command).await;
+    assert!(status.success(), "{status}\n{said}");
+    assert!(said.contains("swapped to generation 2"), "{said}");
+    assert!(said.contains("for an administrator to see"), "{said}");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_whose_queries_fail_says_so_and_fails() {
+    let db = database(shared().await.unwrap(), "failing", 60, 600).await;
+    db.admin().await.unwrap().batch_execute("drop table accounts").await.unwrap();
+    let mut command = on(&db, DEMO);
+    with_app_role(&db, &mut command).await;
+    command.args(["--external", "--for", "1s"]);
+    let (status, said) = run(command).await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("FAILED: ") && said.contains("queries failed, first: "), "{said}");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_ends_in_order_on_a_signal() {
+    let db = database(shared().await.unwrap(), "service", 60, 600).await;
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut command = on(&db, APP);
+        with_app_role(&db, &mut command).await;
+        command.env("LISTEN", "127.0.0.1:0");
+        let (status, said) = tokio::task::spawn_blocking(move || {
+            let mut app = Program::start(&mut command);
+            app.wait_for("listening on");
+            app.signal(signal);
+            (app.end(), app.said())
+        })
+        .await
+        .unwrap();
+        assert!(status.success(), "{status}\n{said}");
+        assert!(said.contains("nothing is left"), "{said}");
+        assert_nothing_left(&db).await;
+    }
+}
+
+#[test]
+fn missing_and_senseless_settings_are_named() {
+    let complete = [
+        ("VAULT_ADDR", "http://127.0.0.1:9"),
+        ("VAULT_TOKEN", "t"),
+        ("ROLE", "app"),
+        ("PG_HOST", "127.0.0.1"),
+        ("PG_DB", "app"),
+    ];
+    for missing in complete.iter().map(|(name, _)| *name) {
+        let rest = complete.iter().filter(|(name, _)| *name != missing);
+        let said = refusal(Command::new(APP).env_clear().envs(rest.copied()));
+        assert!(said.contains(&format!("{missing} is not set")), "{missing}: {said}");
+    }
+    for (name, value) in [
+        ("PG_PORT", "many"),
+        ("LISTEN", "everywhere"),
+        ("POOL_SIZE", "-1"),
+        ("APPROLE_ROLE_ID", "r"),
+        ("APPROLE_SECRET_ID", "s"),
+    ] {
+        let said = refusal(Command::new(APP).env_clear().envs(complete).env(name, value));
+        let named = if name.starts_with("APPROLE") { "APPROLE_" } else { name };
+        assert!(said.starts_with(&format!("axum-app: {named}")), "{name}: {said}");
+    }
+    let said = refusal(Command::new(APP).arg("--port"));
+    assert!(said.contains("--port"), "{said}");
+    let said = refusal(Command::new(DEMO).args(["--for", "soon"]));
+    assert!(said.contains("20s or 1m30s"), "{said}");
+    let said = refusal(Command::new(DEMO).env_clear().arg("--external"));
+    assert!(said.contains("VAULT_ADDR is not set"), "{said}");
+}
+
+/// A program with this database's settings.
+fn on(db: &TestDb, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .env("VAULT_ADDR", db.vault_addr())
+        .env("DB_MOUNT", db.mount())
+        .env("ROLE", db.role())
+        .env("PG_HOST", db.pg_host())
+        .env("PG_PORT", db.pg_port().to_string())
+        .env("PG_DB", db.name());
+    command
+}
+
+async fn with_app_role(db: &TestDb, command: &mut Command) {
+    command
+        .env("APPROLE_ROLE_ID", db.role_id())
+        .env("APPROLE_SECRET_ID", db.secret_id().await.unwrap());
+}
+
+async fn run(mut command: Command) -> (std::process::ExitStatus, String) {
+    let work = move || {
+        let mut program = Program::start(&mut command);
+        (program.end(), program.said())
+    };
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// What a program says that refuses to run.
+fn refusal(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(!status.success(), "{command:?}");
+    let said = [stdout, stderr].concat();
+    let said = String::from_utf8(said).unwrap();
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+/// A running program and what it says on both streams.
+struct Program {
+    child: Child,
+    lines: Receiver<String>,
+    said: String,
+}
+
+impl Program {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (to_us, lines) = mpsc::channel();
+        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let also_to_us = to_us.clone();
+        std::thread::spawn(move || pass_on(BufReader::new(out), &to_us));
+        std::thread::spawn(move || pass_on(BufReader::new(err), &also_to_us));
+        Self { child, lines, said: String::new() }
+    }
+
+    fn wait_for(&mut self, text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.said.contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.said += &line,
+                Err(_) => panic!("{text:?} was not said in\n{}", self.said),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Reads to the end of its output, and waits for its end.
+    fn end(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.said += &line,
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.child.wait().unwrap(),
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end\n{}", self.said),
+            }
+        }
+    }
+
+    fn said(&self) -> String {
+        self.said.clone()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Gone already, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pass_on(mut from: impl BufRead, to_us: &mpsc::Sender<String>) {
+    let mut line = String::new();
+    while let Ok(1..) = from.read_line(&mut line) {
+        if to_us.send(std::mem::take(&mut line)).is_err() {
+            return;
+        }
+    }
+}
