@@ -15,6 +15,7 @@ mod postgres;
 mod process;
 mod programs;
 mod shared;
+mod sockets;
 mod spec;
 mod stack;
 #[cfg(feature = "tls")]
@@ -30,6 +31,7 @@ pub use error::{Error, Result};
 pub use pglog::{LoginEvent, LoginKind, LoginRecord, correlate, parse_login_log};
 pub use postgres::PostgresShutdown;
 pub use shared::shared;
+pub use sockets::sockets_to;
 pub use spec::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec};
 pub use stack::{Stack, StackBuilder};
 pub use wait::eventually;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use leasehold_testkit::sockets_to;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -49,11 +50,7 @@ impl Proxy {
     /// Clients that have a socket to this proxy now, from the SYN to their close, as the kernel has
     /// it. `None` where it does not tell (not Linux).
     pub fn clients(&self) -> Option<usize> {
-        let table = std::fs::read_to_string("/proc/self/net/tcp").ok()?;
-        let remote = format!(":{:04X}", self.0.port);
-        let lines = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let open = lines.filter(|l| l[2].ends_with(&remote) && matches!(l[3], "01" | "02"));
-        Some(open.count())
+        sockets_to(self.0.port).map(|open| open.len())
     }
 
     pub fn accepted(&self) -> usize {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use leasehold_testkit::sockets_to;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -30,7 +31,8 @@ impl Proxy {
         let (serve, server) = (proxy.clone(), (host.to_owned(), port));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                serve.most.fetch_max(established_to(serve.port), Ordering::SeqCst);
+                let open = sockets_to(serve.port).map_or(0, |open| open.len());
+                serve.most.fetch_max(open, Ordering::SeqCst);
                 tokio::spawn(serve.clone().forward(client, server.clone()));
             }
         });
@@ -71,16 +73,4 @@ impl Proxy {
             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
         }
     }
-}
-
-/// Clients' sockets that are open to `port` now, as the kernel has it: a connection that was
-/// closed before the next was dialled is not counted, however late we look.
-fn established_to(port: u16) -> usize {
-    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-    let port = format!(":{port:04X}");
-    let to_port = |line: &&str| {
-        let mut fields = line.split_whitespace().skip(2);
-        fields.next().is_some_and(|remote| remote.ends_with(&port)) && fields.next() == Some("01")
-    };
-    table.lines().filter(to_port).count()
 }
