@@ -1,7 +1,8 @@
 //! This process's own sockets to Postgres, as the kernel has them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use leasehold_testkit::sockets_to;
@@ -10,25 +11,28 @@ use leasehold_testkit::sockets_to;
 /// the start are somebody else's.
 pub(crate) struct Sockets {
     most: Arc<AtomicUsize>,
-    task: tokio::task::JoinHandle<()>,
+    ended: Arc<AtomicBool>,
 }
 
 impl Sockets {
-    /// Begins to look, each 2 ms. `None` where the kernel does not tell (not Linux).
+    /// Begins to look, with 2 ms between two looks. `None` where the kernel does not tell (not
+    /// Linux).
+    ///
+    /// On a thread of its own: the kernel's table takes long to read where it is long, and whoever
+    /// reads it on the runtime holds up what is measured.
     pub(crate) fn watch(port: u16) -> Option<Self> {
         let before = sockets_to(port)?;
-        let most = Arc::new(AtomicUsize::new(0));
-        let seen = most.clone();
-        let task = tokio::spawn(async move {
-            let mut tick = tokio::time::interval(Duration::from_millis(2));
-            loop {
-                tick.tick().await;
+        let watch = Self { most: Arc::default(), ended: Arc::default() };
+        let (most, ended) = (watch.most.clone(), watch.ended.clone());
+        thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
                 if let Some(now) = sockets_to(port) {
-                    seen.fetch_max(now.difference(&before).count(), Ordering::Relaxed);
+                    most.fetch_max(now.difference(&before).count(), Ordering::Relaxed);
                 }
+                thread::sleep(Duration::from_millis(2));
             }
         });
-        Some(Self { most, task })
+        Some(watch)
     }
 
     /// The most that were seen at once.
@@ -39,6 +43,6 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        self.task.abort();
+        self.ended.store(true, Ordering::Relaxed);
     }
 }
