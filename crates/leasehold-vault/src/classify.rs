@@ -116,6 +116,14 @@ struct Rule {
     advice: &'static str,
 }
 
+impl Rule {
+    fn fits(&self, op: Op, status: u16, text: &str) -> bool {
+        (self.ops.is_empty() || self.ops.contains(&op))
+            && (self.status.0..=self.status.1).contains(&status)
+            && self.says.matches(text)
+    }
+}
+
 const fn rule(
     ops: &'static [Op],
     status: (u16, u16),
@@ -201,11 +209,7 @@ pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
     let status = answer.status;
     let row = TABLE
         .iter()
-        .find(|rule| {
-            (rule.ops.is_empty() || rule.ops.contains(&op))
-                && (rule.status.0..=rule.status.1).contains(&status)
-                && rule.says.matches(&text)
-        })
+        .find(|rule| rule.fits(op, status, &text))
         .expect("the last row fits everything");
     let advice = row
         .advice

@@ -1,7 +1,9 @@
 //! What the tests share.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod answers;
 pub mod script;
+pub mod sim;
 
 use std::time::{Duration, Instant};
 
