@@ -5,13 +5,15 @@
 //! nor the size of an answer, carries the token along to another host on a redirect, keeps whole
 //! bodies in its errors, and logs each failing call several times at ERROR.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use leasehold::clock::Clock;
+use leasehold::{ErrorKind, SourceError};
 use reqwest::header::{LOCATION, RETRY_AFTER};
 use reqwest::redirect::{Attempt, Policy};
 use rustify::Endpoint;
 use serde::de::DeserializeOwned;
-use url::Url;
+use url::{Origin, Url};
 use vaultrs::api::EndpointMiddleware;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -19,7 +21,6 @@ use crate::calls::{CallCounts, Calls};
 use crate::classify::{Answer, Failure, Op, classify, malformed, no_answer};
 use crate::config::{ConfigError, VaultConfig};
 use crate::token::Token;
-use leasehold::{ErrorKind, SourceError};
 
 /// Answers are a few hundred bytes. Whatever is longer is not from the server we talk to.
 const MAX_ANSWER: usize = 1024 * 1024;
@@ -42,6 +43,7 @@ pub(crate) struct Api {
     prefix: String,
     middle: EndpointMiddleware,
     calls: Calls,
+    clock: Clock,
     pub(crate) request_timeout: Duration,
     pub(crate) mint_timeout: Duration,
 }
@@ -56,7 +58,7 @@ pub(crate) struct Reply {
 
 impl Api {
     pub(crate) fn new(config: &VaultConfig) -> Result<Self, ConfigError> {
-        let url = parse_address(config)?;
+        let url = parse_address(config.address_from, &config.address)?;
         let namespace = config.namespace.clone();
         if let Some(name) = &namespace
             && !name.bytes().all(|b| b.is_ascii_graphic())
@@ -78,6 +80,7 @@ impl Api {
                 namespace,
             },
             calls: Calls::default(),
+            clock: config.clock.clone(),
             request_timeout: config.request_timeout,
             mint_timeout: config.mint_timeout,
         })
@@ -186,7 +189,7 @@ impl Api {
         };
         let mut reply = Reply {
             status: response.status().as_u16(),
-            retry_after: header(RETRY_AFTER).and_then(|v| retry_after(&v)),
+            retry_after: header(RETRY_AFTER).and_then(|v| retry_after(&v, self.clock.wall())),
             location: header(LOCATION),
             body: Zeroizing::new(Vec::with_capacity(4096)),
         };
@@ -212,14 +215,34 @@ fn append(body: &mut Vec<u8>, chunk: &[u8]) {
     body.extend_from_slice(chunk);
 }
 
-fn retry_after(value: &str) -> Option<Duration> {
-    let seconds = value.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+/// Seconds, or a date. One that is over means now; anything else is as if nothing was said.
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let after = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    Some(after.min(MAX_RETRY_AFTER))
 }
 
-fn parse_address(config: &VaultConfig) -> Result<Url, ConfigError> {
-    let setting = config.address_from;
-    let text = config.address.trim();
+/// Where the token may go: the session's own address, and those of the same cluster.
+fn trusted_origins(config: &VaultConfig, own: &Url) -> Result<Vec<Origin>, ConfigError> {
+    let mut trusted = vec![own.origin()];
+    for address in &config.redirect_to {
+        let url = parse_address("redirect_to", address)?;
+        if url.scheme() != own.scheme() {
+            return Err(ConfigError::new(
+                "redirect_to",
+                format!("has another scheme than the address: use {}:// for all", own.scheme()),
+            ));
+        }
+        trusted.push(url.origin());
+    }
+    Ok(trusted)
+}
+
+fn parse_address(setting: &'static str, text: &str) -> Result<Url, ConfigError> {
+    let text = text.trim();
     if text.is_empty() {
         return Err(ConfigError::new(
             setting,
@@ -272,9 +295,10 @@ fn http_client(config: &VaultConfig, url: &Url) -> Result<reqwest::Client, Confi
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
+    let trusted = trusted_origins(config, url)?;
     let mut builder = reqwest::Client::builder()
         .tls_backend_rustls()
-        .redirect(Policy::custom(same_place_only))
+        .redirect(Policy::custom(move |attempt| within_the_cluster(attempt, &trusted)))
         // Sooner than the whole, so that a host that swallows packets is known as one that can't
         // be reached, where nothing was done.
         .connect_timeout(CONNECT_TIMEOUT.min(config.request_timeout / 2))
@@ -316,13 +340,32 @@ fn http_client(config: &VaultConfig, url: &Url) -> Result<reqwest::Client, Confi
 
 /// 307 and 308 keep method and body, the others turn a POST into a GET. And reqwest would take
 /// our token along to wherever the server points, as it knows it only for some header.
-fn same_place_only(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+fn within_the_cluster(attempt: Attempt<'_>, trusted: &[Origin]) -> reqwest::redirect::Action {
     let keeps_method = matches!(attempt.status().as_u16(), 307 | 308);
-    let same_place =
-        attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
-    if keeps_method && same_place && attempt.previous().len() <= MAX_REDIRECTS {
+    let ours = trusted.contains(&attempt.url().origin());
+    if keeps_method && ours && attempt.previous().len() <= MAX_REDIRECTS {
         attempt.follow()
     } else {
         attempt.stop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let s = |value| retry_after(value, now).map(|after| after.as_secs());
+        assert_eq!(s(" 9 "), Some(9));
+        assert_eq!(s("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30));
+        assert_eq!(s("Sunday, 06-Nov-94 08:50:07 GMT"), Some(30), "an old form of it");
+        assert_eq!(s("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0), "over");
+        assert_eq!(s("Sat, 06 Nov 2094 08:00:00 GMT"), Some(3600), "nothing waits longer");
+        assert_eq!(s("999999999999"), Some(3600));
+        for nonsense in ["", "soon", "-1", "1.5", "99999999999999999999999"] {
+            assert_eq!(s(nonsense), None, "{nonsense}");
+        }
     }
 }

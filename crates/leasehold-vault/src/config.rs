@@ -34,6 +34,8 @@ pub struct VaultConfig {
     pub(crate) request_timeout: Duration,
     pub(crate) mint_timeout: Duration,
     pub(crate) clock: Clock,
+    /// Further addresses of the cluster.
+    pub(crate) redirect_to: Vec<String>,
 }
 
 impl VaultConfig {
@@ -49,6 +51,7 @@ impl VaultConfig {
             request_timeout: REQUEST_TIMEOUT,
             mint_timeout: MINT_TIMEOUT,
             clock: Clock::system(),
+            redirect_to: Vec::new(),
         }
     }
 
@@ -119,6 +122,19 @@ impl VaultConfig {
         self
     }
 
+    /// A further address of the same cluster, such as `https://vault-2.internal:8200`, to which a
+    /// redirect may lead. Can be given several times; none by default.
+    ///
+    /// A standby that can't pass a request on answers 307 with the address of the active node. The
+    /// request then goes there with its method, body and token only if scheme, host and port are
+    /// those of the session's own address or of one given here. Anywhere else it stops, as an
+    /// error that names the host.
+    #[must_use]
+    pub fn redirect_to(mut self, address: impl Into<String>) -> Self {
+        self.redirect_to.push(address.into());
+        self
+    }
+
     /// The clock that tokens are judged on. It must be the one of the rotators that use the
     /// session; [`Clock::system`] is, unless a test says otherwise.
     #[must_use]
@@ -136,6 +152,7 @@ impl fmt::Debug for VaultConfig {
             .field("ca_pem", &self.ca_pem.as_ref().map(Vec::len))
             .field("request_timeout", &self.request_timeout)
             .field("mint_timeout", &self.mint_timeout)
+            .field("redirect_to", &self.redirect_to.len())
             .finish_non_exhaustive()
     }
 }
