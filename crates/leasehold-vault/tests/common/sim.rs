@@ -213,11 +213,12 @@ impl GoodVault {
         vault.serve(TOKEN_REVOKE, |_, _| Reply::json(204, ""));
         vault.serve(TOKEN_LOOKUP, |state, _| {
             let ttl = state.token_ttl.as_secs();
+            let expires = if ttl == 0 { "null" } else { r#""2100-01-01T00:00:00Z""# };
             Reply::json(
                 200,
                 format!(
                     r#"{{"data":{{"ttl":{ttl},"creation_ttl":{ttl},"renewable":true,
-                       "expire_time":"2100-01-01T00:00:00Z","type":"service"}}}}"#
+                       "expire_time":{expires},"type":"service"}}}}"#
                 ),
             )
         });
