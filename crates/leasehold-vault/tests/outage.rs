@@ -245,3 +245,29 @@ async fn a_leader_change_during_a_renewal_is_over_without_a_rotation() {
     let token = world.session.token_state();
     assert_eq!((token.login, token.renewing), (1, true), "{token:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn i7_lost_answers_do_not_mint_in_a_loop() {
+    let sim = Sim::start().step(Duration::from_millis(500));
+    let clock = sim.clock();
+    let minute = Duration::from_secs(60);
+    let vault = GoodVault::start(minute, minute, 24 * HOUR).await;
+    let config = VaultConfig::new(vault.script.address()).clock(clock.clone());
+    let login = Session::login(config, Auth::approle("role", "secret"));
+    let session = sim.finish(login).await.unwrap();
+    sim.watch(&session);
+    let source = session.dynamic_role("database", "app");
+    let rotator = sim.finish(Rotator::builder(source).clock(clock).start()).await.unwrap();
+
+    // The server mints, and the answer never gets here.
+    vault.fail(sim::ISSUE, Reply::json(200, r#"{"lease_id":"#).cut_short());
+    let before = vault.asked(sim::ISSUE);
+    sim.pass(HOUR).await;
+    let asked = vault.asked(sim::ISSUE) - before;
+    // One that is planned, a burst of two, and one per 30 s.
+    assert!(asked <= 3 + 120, "{asked}");
+    assert!(asked >= 100, "{asked}");
+    vault.mend();
+    let provider = rotator.provider();
+    sim.until(minute, || provider.health().state == HealthState::Ready).await;
+}

@@ -191,8 +191,12 @@ impl Machine {
         match result {
             Ok(minted) => self.on_minted(now, attempt, sent, minted),
             Err(error) => {
-                // Nothing was minted, unless the answer was lost.
+                // Nothing was minted, unless the answer was lost: then there may be a login that
+                // nobody knows, and the next one is not free.
                 let definite = error.kind() != crate::ErrorKind::Timeout;
+                if let Some(rotation) = &mut self.rotation {
+                    rotation.free &= definite;
+                }
                 if definite && mint.is_some_and(|m| m.drew_permit) {
                     self.limiter.give_back();
                 }
