@@ -87,6 +87,8 @@ struct Login {
     last_end: Time,
     failures: u32,
     failure: Option<SourceError>,
+    /// How long the server wants to be left alone, as far as that can be granted.
+    wish: Duration,
 }
 
 impl Keeper {
@@ -123,6 +125,7 @@ impl Keeper {
                 last_end: Time::ZERO,
                 failures: 0,
                 failure: None,
+                wish: Duration::ZERO,
             },
             rounds: 0,
             jobs: JoinSet::new(),
@@ -271,8 +274,11 @@ impl Keeper {
             Err(e) => {
                 self.login.failures += 1;
                 let ttl = self.tokens.last().and_then(|t| t.ttl);
+                let left = self.tokens.last().filter(|t| !t.dead).and_then(|t| t.ends);
+                let wish = e.server_retry_after().unwrap_or_default();
+                self.login.wish = schedule::granted(wish, left.map(|ends| now.until(ends)));
                 let wait = if e.is_transient() {
-                    schedule::backoff(self.login.failures, ttl, e.server_retry_after())
+                    schedule::backoff(self.login.failures, ttl, Some(self.login.wish))
                 } else {
                     schedule::refused_backoff(self.login.failures)
                 };
@@ -303,7 +309,7 @@ impl Keeper {
                 let now = self.parts.clock.now();
                 let gap = self.login.failure.as_ref().map_or(Duration::ZERO, |e| {
                     let own = schedule::demand_gap(self.login.failures, !e.is_transient());
-                    own.max(e.server_retry_after().unwrap_or_default())
+                    own.max(self.login.wish)
                 });
                 if now >= self.login.last_end + gap {
                     self.login.not_before = now;

@@ -216,6 +216,19 @@ async fn a_wish_to_be_asked_later_than_the_lease_lives_leaves_time_for_another_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn nor_does_it_keep_a_login_past_the_end_of_the_token() {
+    let world = World::new().await;
+    world.vault.fail(sim::LOGIN, Reply::json(429, "").header("retry-after", "3600"));
+    let fixed = Reply::json(400, r#"{"errors":["lease is not renewable"]}"#);
+    world.vault.fail(sim::TOKEN_RENEW, fixed);
+    let asked = || world.vault.asked(sim::LOGIN) >= 2;
+    world.sim.until(HOUR, asked).await;
+    world.vault.mend();
+    let left = world.session.token_state().remaining.expect("an end");
+    world.sim.until(left, || world.session.token_state().login == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_change_during_a_renewal_is_over_without_a_rotation() {
     let world = World::new().await;
     for path in [sim::RENEW, sim::TOKEN_RENEW] {
@@ -248,6 +261,16 @@ async fn a_leader_change_during_a_renewal_is_over_without_a_rotation() {
 
 #[tokio::test(start_paused = true)]
 async fn i7_lost_answers_do_not_mint_in_a_loop() {
+    // The server mints, and the answer never gets here.
+    an_hour_of_minting(Reply::json(200, r#"{"lease_id":"#).cut_short()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_answers_that_make_no_sense_do_not_mint_in_a_loop() {
+    an_hour_of_minting(Reply::json(200, "<html>welcome</html>")).await;
+}
+
+async fn an_hour_of_minting(reply: Reply) {
     let sim = Sim::start().step(Duration::from_millis(500));
     let clock = sim.clock();
     let minute = Duration::from_secs(60);
@@ -259,8 +282,7 @@ async fn i7_lost_answers_do_not_mint_in_a_loop() {
     let source = session.dynamic_role("database", "app");
     let rotator = sim.finish(Rotator::builder(source).clock(clock).start()).await.unwrap();
 
-    // The server mints, and the answer never gets here.
-    vault.fail(sim::ISSUE, Reply::json(200, r#"{"lease_id":"#).cut_short());
+    vault.fail(sim::ISSUE, reply);
     let before = vault.asked(sim::ISSUE);
     sim.pass(HOUR).await;
     let asked = vault.asked(sim::ISSUE) - before;

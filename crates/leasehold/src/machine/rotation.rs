@@ -7,7 +7,7 @@ use super::{Action, Login, LoginId, Machine, Minted, Proofs, StartFailure};
 use crate::clock::Time;
 use crate::event::{Event, Reason};
 use crate::provider::{Observation, Observed};
-use crate::source::SourceError;
+use crate::source::{ErrorKind, SourceError};
 
 /// A rotation that is wanted, up to its swap.
 #[derive(Debug)]
@@ -191,9 +191,9 @@ impl Machine {
         match result {
             Ok(minted) => self.on_minted(now, attempt, sent, minted),
             Err(error) => {
-                // Nothing was minted, unless the answer was lost: then there may be a login that
-                // nobody knows, and the next one is not free.
-                let definite = error.kind() != crate::ErrorKind::Timeout;
+                // Nothing was minted, unless the answer was lost or made no sense: then there may
+                // be a login that nobody knows, and the next one is not free.
+                let definite = !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Malformed);
                 if let Some(rotation) = &mut self.rotation {
                     rotation.free &= definite;
                 }
