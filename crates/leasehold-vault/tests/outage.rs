@@ -216,6 +216,17 @@ async fn a_wish_to_be_asked_later_than_the_lease_lives_leaves_time_for_another_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn nor_does_it_keep_a_renewal_past_the_leeway() {
+    let world = World::new().await;
+    world.vault.fail(sim::RENEW, Reply::json(429, "").header("retry-after", "3600"));
+    world.sim.until(HOUR, || world.vault.asked(sim::RENEW) >= ROLES.len()).await;
+    world.vault.mend();
+    let renewed = || world.rotators.iter().all(|r| r.provider().health().renewals >= 1);
+    world.sim.until(HOUR / 3, renewed).await;
+    assert!(world.rotators.iter().all(|r| r.provider().health().rotations == 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn nor_does_it_keep_a_login_past_the_end_of_the_token() {
     let world = World::new().await;
     world.vault.fail(sim::LOGIN, Reply::json(429, "").header("retry-after", "3600"));

@@ -358,6 +358,20 @@ impl Machine {
         pause.max(error.server_retry_after().unwrap_or_default())
     }
 
+    /// The same for what has to succeed before `end`, or a login is lost: whatever the server
+    /// wants, there are more tries before that.
+    fn pause_before(
+        &mut self,
+        now: Time,
+        end: Option<Time>,
+        error: &SourceError,
+        failures: u32,
+    ) -> Duration {
+        let pause = self.pause_after(error, failures);
+        let own = self.terms().transient_cap();
+        end.map_or(pause, |end| pause.min(own.max(now.until(end) / 4)))
+    }
+
     fn renew_what_is_due(&mut self, now: Time) {
         let due: Vec<(LoginId, Duration)> = (self.live())
             .filter(|l| l.renewal.in_flight.is_none() && l.renewal.at.is_some_and(|at| at <= now))
@@ -401,6 +415,7 @@ impl Machine {
                 login.renewal.failures += 1;
                 let (generation, failures) =
                     (login.generation.unwrap_or(0), login.renewal.failures);
+                let end = login.effective_end();
                 let kind = error.kind();
                 let mut retry_in = None;
                 match kind {
@@ -411,7 +426,7 @@ impl Machine {
                     _ if kind.is_transient() || kind == ErrorKind::TokenLost => {
                         // Inside the remaining life, and on through a running rotation: whichever
                         // works first. After the end the answer is "lease lost" at the latest.
-                        retry_in = Some(self.pause_after(&error, failures));
+                        retry_in = Some(self.pause_before(now, end, &error, failures));
                     }
                     // At its maximum TTL, or not allowed: rotated at its leeway instead. Rotating
                     // at once would gain nothing, since the login is good until then.
