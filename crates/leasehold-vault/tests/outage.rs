@@ -33,7 +33,7 @@ impl World {
     }
 
     async fn with(token_ttl: Duration, auth: Auth) -> Self {
-        let sim = Sim::start().step(Duration::from_millis(500));
+        let sim = Sim::start().step(Duration::from_secs(1));
         let clock = sim.clock();
         let vault = GoodVault::start(HOUR, 24 * HOUR, token_ttl).await;
         let config = VaultConfig::new(vault.script.address()).clock(clock.clone());
@@ -64,6 +64,7 @@ impl World {
 
     async fn comes_back(&self) {
         self.vault.mend();
+        self.vault.script.up();
         let all_ready = || {
             self.rotators.iter().all(|r| r.provider().health().state == HealthState::Ready)
                 && self.session.token_state().lost.is_none()
@@ -75,11 +76,11 @@ impl World {
 
 /// An hour in which all is answered with `reply`, begun when a rotation has just happened.
 async fn an_hour_of(reply: Reply) {
-    an_hour_in(World::new().await, Duration::ZERO, reply).await;
+    an_hour_in(World::new().await, Duration::ZERO, Some(reply)).await;
 }
 
-/// The same, counted from when it has been so for a while.
-async fn an_hour_in(world: World, after: Duration, reply: Reply) {
+/// The same, counted from when it has been so for a while. No reply: nobody listens.
+async fn an_hour_in(world: World, after: Duration, reply: Option<Reply>) {
     world.sim.pass(HOUR / 4).await;
     // So that there is something to revoke as well.
     for rotator in &world.rotators {
@@ -89,7 +90,11 @@ async fn an_hour_in(world: World, after: Duration, reply: Reply) {
     let swapped = || world.rotators.iter().all(|r| r.provider().current().number() == 2);
     world.sim.until(HOUR, swapped).await;
 
-    world.vault.fail("*", reply);
+    let down = reply.is_none();
+    match reply {
+        Some(reply) => world.vault.fail("*", reply),
+        None => world.vault.script.down(),
+    }
     world.sim.pass(after).await;
     let before = world.session.calls();
     world.sim.pass(HOUR).await;
@@ -106,8 +111,15 @@ async fn an_hour_in(world: World, after: Duration, reply: Reply) {
     assert!(sent.renew + sent.issue + sent.login >= 30, "{sent:?}");
     for rotator in &world.rotators {
         assert_eq!(rotator.provider().current().number(), 2, "I6: the login stays");
+        let error = rotator.provider().health().last_error.expect("an error");
+        assert_eq!(error.kind == "Unreachable", down, "{error:?}");
     }
     world.comes_back().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_down() {
+    an_hour_in(World::new().await, Duration::ZERO, None).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +131,8 @@ async fn an_hour_sealed() {
 async fn a_second_hour_sealed_with_a_token_that_does_not_end() {
     let world = World::with(Duration::ZERO, Auth::token("s.given")).await;
     // Past the end of every lease.
-    an_hour_in(world, HOUR, Reply::json(503, r#"{"errors":["Vault is sealed"]}"#)).await;
+    let sealed = Reply::json(503, r#"{"errors":["Vault is sealed"]}"#);
+    an_hour_in(world, HOUR, Some(sealed)).await;
 }
 
 #[tokio::test(start_paused = true)]
