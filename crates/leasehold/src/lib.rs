@@ -92,6 +92,8 @@ pub use provider::{
     AttachError, CredentialProvider, Observation, Refreshed, Stopped, Subscription,
 };
 pub use rotator::{Rotator, RotatorBuilder, ShutdownReport, StartError};
+#[doc(hidden)]
+pub use once::once_by;
 pub use once::{Once, once};
 pub use source::{CredentialSource, ErrorKind, RevokeMode, SourceError};
 pub use sources::{Chain, FileSource, FnSource, InForce, StaticSource};

@@ -42,8 +42,16 @@ const REVOKE_PACE: Duration = Duration::from_millis(200);
 /// # Errors
 /// The source's own. Nothing is retried.
 pub async fn once(source: impl CredentialSource) -> Result<Once, SourceError> {
+    once_by(source, Clock::system()).await
+}
+
+/// As [`once`], on the clock that the source's own times are on. For source crates.
+///
+/// # Errors
+/// As [`once`].
+#[doc(hidden)]
+pub async fn once_by(source: impl CredentialSource, clock: Clock) -> Result<Once, SourceError> {
     let source: Arc<dyn DynSource> = Arc::new(source);
-    let clock = Clock::system();
     let (answer, outcome) = oneshot::channel();
     tokio::spawn(async move {
         let sent = clock.now();

@@ -5,7 +5,7 @@ use std::fmt;
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use serde::de::{Deserializer, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -43,7 +43,7 @@ impl LoginForm {
         if text.starts_with('{') {
             // The parser's own words could repeat a piece of the text.
             return serde_json::from_str(text)
-                .map_err(|_| bad(place, "is no JSON object whose values are text"));
+                .map_err(|_| bad(place, "is no whole JSON object"));
         }
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         if scheme.is_some_and(|s| s.bytes().all(|b| b.is_ascii_alphanumeric())) {
@@ -182,7 +182,7 @@ impl Word {
 impl<'de> Deserialize<'de> for Word {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Words;
-        impl Visitor<'_> for Words {
+        impl<'de> Visitor<'de> for Words {
             type Value = Word;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("text or a number")
@@ -194,6 +194,24 @@ impl<'de> Deserialize<'de> for Word {
                 Ok(Word::of(&number.to_string()))
             }
             fn visit_unit<E>(self) -> Result<Word, E> {
+                Ok(Word(None))
+            }
+            // Anything else is no value for a login: it is missing, then.
+            fn visit_i64<E>(self, _: i64) -> Result<Word, E> {
+                Ok(Word(None))
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Word, E> {
+                Ok(Word(None))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Word, E> {
+                Ok(Word(None))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Word, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Word(None))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Word, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
                 Ok(Word(None))
             }
         }
@@ -246,8 +264,8 @@ mod tests {
     fn i10_what_is_wrong_is_named_and_nothing_of_it_shown() {
         for (text, named) in [
             ("", "is empty"),
-            ("{\"username\":\"app\",\"password\":\"hunter2", "no JSON object"),
-            (r#"{"username":"app","password":["hunter2"]}"#, "no JSON object"),
+            ("{\"username\":\"app\",\"password\":\"hunter2", "no whole JSON object"),
+            (r#"{"username":"app","password":["hunter2"]}"#, "has no password"),
             (r#"{"username":"app"}"#, "has no password"),
             ("PGPASSWORD=hunter2", "has no username"),
             ("hunter2 and more", "not KEY=VALUE"),
