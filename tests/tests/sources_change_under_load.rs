@@ -56,7 +56,8 @@ struct Turns {
 impl Turns {
     async fn new(db: &TestDb) -> Arc<Self> {
         let name = db.name().to_owned();
-        let sql = ["a", "b"].map(|n| format!("create role \"{name}_{n}\" login in role \"{name}\""));
+        let sql =
+            ["a", "b"].map(|n| format!("create role \"{name}_{n}\" login in role \"{name}\""));
         db.admin().await.unwrap().batch_execute(&sql.join(";")).await.unwrap();
         Arc::new(Self { db: db.clone(), next: AtomicU64::new(0), name })
     }
@@ -97,8 +98,7 @@ impl Load {
     }
 
     async fn sqlx_at(rotator: &Rotator, host: &str, port: u16, name: &str) -> Self {
-        let base =
-            PgConnectOptions::new_without_pgpass().host(host).port(port).database(name);
+        let base = PgConnectOptions::new_without_pgpass().host(host).port(port).database(name);
         let options = PgPoolOptions::new().min_connections(SIZE).max_connections(SIZE);
         let pool = leasehold_sqlx::connect(&rotator.provider(), options, base).await.unwrap();
         let full = pool.clone();

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use leasehold::{Address, Credential};
 use leasehold::hook::{BoxFuture, Ticket};
+use leasehold::{Address, Credential};
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::config::Host;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, Error, Socket};
 
 use crate::error::explain;

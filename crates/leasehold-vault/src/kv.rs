@@ -29,7 +29,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// own.
 ///
 /// There is no lease: the login is good for as long as the secret says so. A change is seen by the
-/// version that `METADATA` tells, asked for each 30 s. Without the right to read that, the secret
+/// version that `MOUNT/metadata/PATH` tells, asked for each 30 s. Without the right to read that, the secret
 /// itself is read, with one warning. Version 1 knows no versions: the secret is read and compared.
 ///
 /// A version that was deleted or destroyed, or lacks a key, is an error that names path and key;

@@ -88,13 +88,13 @@ pub use event::{Event, Reason, Severity};
 pub use generation::Generation;
 pub use health::{DrainHealth, Health, HealthState, LastError, PoolHealth};
 pub use machine::Remains;
+#[doc(hidden)]
+pub use once::once_by;
+pub use once::{Once, once};
 pub use provider::{
     AttachError, CredentialProvider, Observation, Refreshed, Stopped, Subscription,
 };
 pub use rotator::{Rotator, RotatorBuilder, ShutdownReport, StartError};
-#[doc(hidden)]
-pub use once::once_by;
-pub use once::{Once, once};
 pub use source::{CredentialSource, ErrorKind, RevokeMode, SourceError};
 pub use sources::{Chain, FileSource, FnSource, InForce, StaticSource};
 /// For source crates: logins as people write them, and files that others keep fresh.

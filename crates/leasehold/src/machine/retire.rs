@@ -65,8 +65,10 @@ impl Machine {
         let terms = login.terms;
         // A password that was changed, or is over, ends no session.
         let trusted = login.sessions_stay()
-            || !matches!(reason, Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked)
-                && login.certainly_good(now);
+            || !matches!(
+                reason,
+                Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked
+            ) && login.certainly_good(now);
         // A grace longer than what is left of the lease is served by renewing while it drains.
         let limit = now + terms.grace;
         let short = login.end.is_some_and(|end| end.before(terms.end_margin()) < limit);

@@ -54,7 +54,7 @@ impl World {
             generation_of: BTreeMap::new(),
             finished: false,
             failed_start: false,
-            reads: seed % 3 == 0,
+            reads: seed.is_multiple_of(3),
         }
     }
 

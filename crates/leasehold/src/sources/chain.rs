@@ -66,8 +66,7 @@ pub enum InForce {
     Fallback,
 }
 
-type Build =
-    dyn Fn() -> BoxFuture<'static, Result<Arc<dyn DynSource>, SourceError>> + Send + Sync;
+type Build = dyn Fn() -> BoxFuture<'static, Result<Arc<dyn DynSource>, SourceError>> + Send + Sync;
 
 struct Inner {
     name: String,
@@ -178,8 +177,7 @@ impl Chain {
 
     /// The source that a lease has to be taken to.
     async fn maker(&self, lease: &Lease) -> Result<Arc<dyn DynSource>, SourceError> {
-        let of_fallback =
-            lease.id.as_ref().is_some_and(|id| self.state().of_fallback.contains(id));
+        let of_fallback = lease.id.as_ref().is_some_and(|id| self.state().of_fallback.contains(id));
         if of_fallback { Ok(self.inner.fallback.clone()) } else { self.primary().await }
     }
 
@@ -213,7 +211,7 @@ impl Chain {
         }
     }
 
-    async fn from_primary(&self) -> Result<Issued, SourceError> {
+    async fn ask_primary(&self) -> Result<Issued, SourceError> {
         self.primary().await?.issue().await
     }
 
@@ -273,7 +271,7 @@ impl Chain {
 
     async fn try_primary(&self) {
         let sent = self.clock.now();
-        match self.from_primary().await {
+        match self.ask_primary().await {
             Ok(issued) => {
                 let unwanted = {
                     let mut state = self.state();
@@ -293,7 +291,7 @@ impl CredentialSource for Chain {
     async fn issue(&self) -> Result<Issued, SourceError> {
         let first = match self.ready().await {
             Some(issued) => Ok(issued),
-            None => self.from_primary().await,
+            None => self.ask_primary().await,
         };
         let error = match first {
             Ok(issued) => {

@@ -53,15 +53,13 @@ impl StaticSource {
     /// It is not set, or no URL with user name and password. The message never shows it.
     pub fn from_env_url(variable: &str) -> Result<Self, SourceError> {
         let url = value(&|name| std::env::var(name), variable)?;
-        let credential = Credential::from_url(&url).map_err(|e| {
-            SourceError::malformed(format!("environment variable {variable}: {e}"))
-        })?;
+        let credential = Credential::from_url(&url)
+            .map_err(|e| SourceError::malformed(format!("environment variable {variable}: {e}")))?;
         Ok(Self::of(credential, format!("environment variable {variable}")))
     }
 
     fn from_variables(read: Read<'_>, username: &str, password: &str) -> Result<Self, SourceError> {
-        let credential =
-            Credential::wiping(&value(read, username)?, value(read, password)?);
+        let credential = Credential::wiping(&value(read, username)?, value(read, password)?);
         Ok(Self::of(credential, format!("environment variables {username} and {password}")))
     }
 }

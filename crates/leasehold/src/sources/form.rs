@@ -42,8 +42,7 @@ impl LoginForm {
         }
         if text.starts_with('{') {
             // The parser's own words could repeat a piece of the text.
-            return serde_json::from_str(text)
-                .map_err(|_| bad(place, "is no whole JSON object"));
+            return serde_json::from_str(text).map_err(|_| bad(place, "is no whole JSON object"));
         }
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         if scheme.is_some_and(|s| s.bytes().all(|b| b.is_ascii_alphanumeric())) {
@@ -95,9 +94,8 @@ impl LoginForm {
             None => None,
         };
         let from_url = from_url.unwrap_or_default();
-        let missing = |key| {
-            bad(place, &format!("has no {key}: give `username` and `password`, or `url`"))
-        };
+        let missing =
+            |key| bad(place, &format!("has no {key}: give `username` and `password`, or `url`"));
         let username = self.username.0.or(from_url.username).ok_or_else(|| missing("username"))?;
         let password = self.password.0.or(from_url.password).ok_or_else(|| missing("password"))?;
         let port = match self.port.get().map(str::parse) {
@@ -139,7 +137,8 @@ impl Parts {
     fn of(place: &str, text: &str) -> Result<Self, SourceError> {
         let say = |what: &str| bad(place, &format!("has a URL that {what}"));
         // `Url` keeps a copy of its own, which is not wiped; it lives for this function.
-        let url = Url::parse(text).map_err(|_| say("can't be read: percent-encode the password"))?;
+        let url =
+            Url::parse(text).map_err(|_| say("can't be read: percent-encode the password"))?;
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(say("does not begin with postgres:// or postgresql://"));
         }
