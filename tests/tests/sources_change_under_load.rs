@@ -248,18 +248,19 @@ fn password(rotator: &Rotator) -> String {
     rotator.provider().current().credential().expose_password().to_owned()
 }
 
+/// Another replica's session, on the same login: nobody ends it, not even a shutdown.
+async fn other_session(rotator: &Rotator, db: &TestDb) -> tokio_postgres::Client {
+    let login = rotator.provider().current().credential().clone();
+    db.connect(login.username(), login.expose_password()).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_role_on_sqlx() {
     let db = database(leasehold_testkit::shared().await.unwrap(), "static-sqlx").await;
     let source = static_role(&db, "5s").await;
     let session = source.session().clone();
     let (rotator, mut events) = start(source).await;
-    let provider = rotator.provider();
-    // Another replica's session, on the same login: nobody ends it, not even a shutdown.
-    let other = {
-        let login = provider.current().credential().clone();
-        db.connect(login.username(), login.expose_password()).await.unwrap()
-    };
+    let other = other_session(&rotator, &db).await;
     let load = Load::sqlx(&rotator, &db).await;
     static_role_under_load(&mut events, &rotator).await;
     end(rotator, load).await;
@@ -273,9 +274,11 @@ async fn a_static_role_on_sqlx() {
 async fn a_static_role_on_deadpool() {
     let db = database(leasehold_testkit::shared().await.unwrap(), "static-deadpool").await;
     let (rotator, mut events) = start(static_role(&db, "5s").await).await;
+    let other = other_session(&rotator, &db).await;
     let load = Load::deadpool(&rotator, &db).await;
     static_role_under_load(&mut events, &rotator).await;
     end(rotator, load).await;
+    other.simple_query("select v from accounts where id = 1").await.expect("left alone");
 }
 
 /// Every `get` dials, from before the rotation to after it: those that meet the old password wait

@@ -13,7 +13,7 @@ use common::*;
 use leasehold::hook::Proof;
 use leasehold::{
     Address, Chain, Credential, CredentialSource, ErrorKind, Event, FileSource, FnSource, InForce,
-    Issued, Lease, Observation, Reason, Refreshed, RevokeMode, Rotator, SourceError, StaticSource,
+    Issued, Lease, Observation, Reason, Refreshed, Rotator, SourceError, StaticSource,
 };
 use tokio::sync::watch;
 
@@ -96,12 +96,14 @@ async fn news_of_the_source_is_proven_swapped_to_and_drained_gently() {
     let rotator = start(store.clone()).await;
     let pool = FakePool::attach(&rotator.provider());
     let mut events = rotator.provider().events();
+    let begun = tokio::time::Instant::now();
     for n in 2..8 {
         store.put(&format!("pw-{n}"));
         assert_eq!(swapped(&mut events).await, (n, Reason::SourceChanged));
         assert_eq!(password(&rotator), format!("pw-{n}"));
     }
-    assert_eq!(store.reads(), 7, "one read for each, and no permit of the limiter");
+    assert_eq!(store.reads(), 7, "one read for each");
+    assert!(begun.elapsed() < s(8), "a second apart, and no permit drawn: {:?}", begun.elapsed());
     assert_eq!(pool.proofs(), 6, "I5");
     assert!(rotator.shutdown(s(1)).await.is_clean());
 }
@@ -173,7 +175,7 @@ async fn a_refused_login_without_a_lease_is_read_again_until_the_new_one_is_ther
     }
     assert!(store.reads() <= 7, "{}", store.reads());
     assert_eq!(pool.drained(), ["app"]);
-    assert_eq!(pool.distrusted(), 0, "sessions outlive their password");
+    assert_eq!((pool.rolled(), pool.distrusted()), (vec![true], 0), "sessions outlive it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,6 +280,7 @@ async fn a_chain_falls_back_at_the_start_and_moves_back_by_itself() {
     assert_eq!(swapped(&mut events).await, (2, Reason::SourceChanged));
     assert_eq!(chain.in_force(), InForce::Primary);
     assert_eq!((vault.minted(), vault.live().len()), (1, 1), "minted once for it");
+    assert!(provider.health().expires_in.unwrap() < s(600), "counted from before it was asked");
     // Renewed by who made it, and the fallback is out of it.
     event(&mut events, |e| matches!(e, Event::Renewed { .. }).then_some(())).await;
     assert!(rotator.shutdown(s(1)).await.is_clean());
@@ -369,7 +372,6 @@ async fn once_gives_one_login_and_takes_it_back() {
     assert_eq!(left.remains.len(), 1, "{left}");
     assert_eq!(vault.calls("revoke").len(), 4);
     assert_eq!(vault.calls("issue").len(), 1, "no background task");
-    let _ = RevokeMode::Sync;
 }
 
 /// A folder that is gone with the test.
@@ -450,4 +452,26 @@ async fn a_mounted_secret_is_followed_through_its_symlink() {
         assert_eq!(swapped(&mut events).await.0, u64::from(n));
         assert_eq!(password(&rotator), format!("pw-{n}"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_primary_issued_in_the_background_is_as_old_as_it_is() {
+    let vault = Script::new(s(600), s(6000));
+    let chain = Chain::new(vault.clone(), StaticSource::new("env", "pw")).clock(clock());
+    for (wait, minted, left) in [(s(200), 1, s(400)), (s(400), 3, s(600))] {
+        vault.fail_issue(ErrorKind::Timeout);
+        // The patience with a primary that was in force.
+        while chain.issue().await.is_err() {
+            tokio::time::sleep(s(1)).await;
+        }
+        assert_eq!(chain.in_force(), InForce::Fallback);
+        vault.fail_issue(None);
+        soon(chain.changed()).await;
+        tokio::time::sleep(wait).await;
+        let issued = chain.issue().await.unwrap();
+        let ttl = issued.lease.ttl.unwrap();
+        assert!(ttl <= left && ttl > left - s(2), "{ttl:?}");
+        assert_eq!(vault.minted(), minted);
+    }
+    assert_eq!(vault.live().len(), 1, "the one that was too old was given back");
 }

@@ -36,7 +36,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 ///
 /// ```no_run
 /// # use leasehold::{Chain, CredentialSource, FnSource, InForce, Rotator, SourceError, StaticSource};
-/// # async fn vault() -> Result<FnSource, SourceError> { unimplemented!() }
+/// # async fn vault() -> Result<FnSource, SourceError> { Err(SourceError::unreachable("none")) }
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// let fallback = StaticSource::from_env("PGUSER", "PGPASSWORD")?;
 /// // Logging in to Vault can fail as well, so that it is part of the primary.
