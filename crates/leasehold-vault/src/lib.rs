@@ -78,8 +78,12 @@ mod endpoints;
 mod epoch;
 mod health;
 mod keeper;
+mod kv;
+mod once;
 mod schedule;
+mod seat;
 mod session;
+mod static_role;
 mod token;
 mod tracked;
 
@@ -88,7 +92,10 @@ pub use calls::CallCounts;
 pub use config::{ConfigError, VaultConfig};
 pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
+pub use kv::KvSecret;
+pub use once::once;
 pub use session::{Session, TokenState};
+pub use static_role::StaticRole;
 
 /// The README's code compiles.
 #[cfg(doctest)]
