@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_postgres::{Client, NoTls};
@@ -281,6 +282,12 @@ impl TestDb {
         let path = format!("auth/approle/role/{}/secret-id", self.name());
         let reply = self.stack().vault("POST", &path, json!({})).await?;
         string(&reply["data"]["secret_id"], "a secret_id")
+    }
+
+    /// A fresh secret_id of the AppRole, behind a wrapping token that lives for `ttl`: the token.
+    pub async fn wrapped_secret_id(&self, ttl: Duration) -> Result<String> {
+        let path = format!("auth/approle/role/{}/secret-id", self.name());
+        self.stack().vault_request_wrapped("POST", &path, Some(json!({})), ttl).await
     }
 
     /// Logs in with the AppRole and a fresh secret_id.
