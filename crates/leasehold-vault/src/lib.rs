@@ -82,7 +82,7 @@ mod session;
 mod token;
 mod tracked;
 
-pub use auth::Auth;
+pub use auth::{Auth, SecretId};
 pub use calls::CallCounts;
 pub use config::{ConfigError, VaultConfig};
 pub use dynamic::DynamicRole;
