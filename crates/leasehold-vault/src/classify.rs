@@ -20,6 +20,8 @@ pub(crate) enum Op {
     Renew,
     Revoke,
     Health,
+    WrapLookup,
+    Unwrap,
 }
 
 impl Op {
@@ -33,6 +35,8 @@ impl Op {
             Self::Renew => "renewing a lease of",
             Self::Revoke => "revoking a lease of",
             Self::Health => "asking for",
+            Self::WrapLookup => "looking at the wrapping token by",
+            Self::Unwrap => "unwrapping by",
         }
     }
 
@@ -41,7 +45,7 @@ impl Op {
         let path = match self {
             Self::Issue => return format!("`read` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
-            Self::Login | Self::Health => path,
+            Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap => path,
             Self::TokenRenew => "auth/token/renew-self",
             Self::TokenRevoke => "auth/token/revoke-self",
             Self::Renew => "sys/leases/renew",
@@ -131,6 +135,7 @@ const LOGIN: &[Op] = &[Op::Login];
 const TOKEN: &[Op] = &[Op::TokenRenew, Op::TokenRevoke];
 const ISSUE: &[Op] = &[Op::Issue];
 const LEASE: &[Op] = &[Op::Renew, Op::Revoke];
+const WRAP: &[Op] = &[Op::WrapLookup, Op::Unwrap];
 
 use ErrorKind::{
     Denied, LeaseLost, NotFound, NotRenewable, Other, Sealed, ServerFault, Throttled, TokenLost,
@@ -144,8 +149,13 @@ const TABLE: &[Rule] = &[
     // Logging in. Wrong, used up and expired secret_ids all read alike, and come as 400.
     rule(LOGIN, (400, 400), Part("invalid role or secret ID"), Kind(Denied), "check role_id and secret_id: wrong, used up or expired, the server does not say which"),
     rule(LOGIN, (400, 400), Part("unauthorized by CIDR"), Kind(Denied), "this address is not in the CIDR blocks bound to the role or secret_id"),
+    rule(LOGIN, (400, 400), Part("no client certificate found"), Kind(Denied), "the connection shows no client certificate: give VaultConfig one, and an https address"),
     rule(LOGIN, (403, 403), Anything, Kind(Denied), "check that an auth method is mounted there and that it lets this identity in"),
     rule(LOGIN, (400, 400), Anything, Kind(Denied), "the auth method refuses what it was given"),
+
+    // Used, expired, of elsewhere and made up all read alike.
+    rule(WRAP, (400, 400), Part("wrapping token is not valid"), Kind(Denied), "used, expired, or not of this server"),
+    rule(WRAP, (403, 403), Anything, Kind(Denied), "the wrapping token is not taken"),
 
     // A token that is dead, unknown or absent, as against a live one without the right.
     // OpenBao says only "permission denied"; Vault adds "invalid token".

@@ -84,7 +84,7 @@ mod session;
 mod token;
 mod tracked;
 
-pub use auth::Auth;
+pub use auth::{Auth, SecretId};
 pub use calls::CallCounts;
 pub use config::{ConfigError, Settings, VaultConfig};
 pub use dynamic::DynamicRole;

@@ -2,14 +2,29 @@
 
 use super::ConfigError;
 use super::values::{Value, Values};
-use crate::auth::Auth;
+use crate::auth::{Auth, SecretId};
 
 /// A way to log in, and the setting that says that it is meant.
-const METHODS: &[(&str, &str)] =
-    &[("token", "a token"), ("token_file", "a token in a file"), ("role_id", "AppRole")];
+const METHODS: &[(&str, &str)] = &[
+    ("token", "a token"),
+    ("token_file", "a token in a file"),
+    ("role_id", "AppRole"),
+    ("kubernetes_role", "Kubernetes"),
+    ("jwt_role", "JWT"),
+    ("username", "userpass"),
+    ("cert_role", "a TLS certificate"),
+];
 
 /// What belongs to a method, and means nothing without it.
-const PARTS: &[(&str, &str)] = &[("secret_id", "role_id")];
+const PARTS: &[(&str, &str)] = &[
+    ("secret_id", "role_id"),
+    ("secret_id_file", "role_id"),
+    ("wrapped_secret_id", "role_id"),
+    ("wrapped_secret_id_file", "role_id"),
+    ("kubernetes_token_file", "kubernetes_role"),
+    ("jwt_file", "jwt_role"),
+    ("password", "username"),
+];
 
 impl Auth {
     /// The way to log in that the environment names: `VAULT_TOKEN`, or `VAULT_ROLE_ID` with
@@ -47,11 +62,16 @@ pub(super) fn auth(values: &Values) -> Result<Auth, ConfigError> {
         ));
     };
     let auth = match key {
-        "token" => Auth::token(value.text.as_str()),
-        "role_id" => {
-            let secret_id = needed(values, value, "secret_id")?;
-            Auth::approle(value.text.as_str(), secret_id.text.as_str())
-        }
+        "token" => Auth::token(text(value)),
+        "token_file" => Auth::token_file(text(value)),
+        "role_id" => Auth::approle(text(value), secret_id(values, value)?),
+        "kubernetes_role" => match values.text("kubernetes_token_file") {
+            Some(file) => Auth::kubernetes_token(text(value), file),
+            None => Auth::kubernetes(text(value)),
+        },
+        "jwt_role" => Auth::jwt(text(value), text(needed(values, value, "jwt_file")?)),
+        "username" => Auth::userpass(text(value), text(needed(values, value, "password")?)),
+        "cert_role" => Auth::cert(Some(text(value))),
         _ => unreachable!("METHODS names no other"),
     };
     Ok(match values.text("auth_mount") {
@@ -60,14 +80,38 @@ pub(super) fn auth(values: &Values) -> Result<Auth, ConfigError> {
     })
 }
 
+fn secret_id(values: &Values, role_id: &Value) -> Result<SecretId, ConfigError> {
+    type Make = fn(&str) -> SecretId;
+    let ways: [(&'static str, Make); 4] = [
+        ("secret_id", |text| SecretId::value(text)),
+        ("secret_id_file", |text| SecretId::file(text)),
+        ("wrapped_secret_id", |text| SecretId::wrapped(text)),
+        ("wrapped_secret_id_file", |text| SecretId::wrapped_file(text)),
+    ];
+    let mut given = ways.into_iter().filter_map(|(key, make)| Some((values.get(key)?, make)));
+    match (given.next(), given.next()) {
+        (Some((one, _)), Some((other, _))) => {
+            Err(one.error(format!("and {} both give the secret_id: keep one", other.name())))
+        }
+        (Some((value, make)), None) => Ok(make(text(value))),
+        (None, _) => Err(missing(role_id, "secret_id")),
+    }
+}
+
+fn text(value: &Value) -> &str {
+    &value.text
+}
+
 fn needed<'a>(
     values: &'a Values,
     method: &Value,
     part: &'static str,
 ) -> Result<&'a Value, ConfigError> {
-    let missing =
-        || method.error(format!("is set, and {} is not: both are needed", variable(part)));
-    values.get(part).ok_or_else(missing)
+    values.get(part).ok_or_else(|| missing(method, part))
+}
+
+fn missing(method: &Value, part: &str) -> ConfigError {
+    method.error(format!("is set, and {} is not: both are needed", variable(part)))
 }
 
 /// The usual name of a setting that is not there.

@@ -208,6 +208,74 @@ fn no_way_to_log_in_names_the_variable() {
 }
 
 #[test]
+fn every_way_to_log_in_is_made_of_its_settings() {
+    for (set, shown) in [
+        (&[("VAULT_TOKEN", "s.topsecret")][..], "Auth(a given token)"),
+        (&[("VAULT_TOKEN_FILE", "/run/token")], "/run/token"),
+        (&[("VAULT_ROLE_ID", "r"), ("VAULT_SECRET_ID", "topsecret")], "auth/approle/login"),
+        (&[("VAULT_ROLE_ID", "r"), ("VAULT_SECRET_ID_FILE", "/run/s")], "auth/approle/login"),
+        (&[("VAULT_ROLE_ID", "r"), ("VAULT_WRAPPED_SECRET_ID", "s.t")], "auth/approle/login"),
+        (&[("VAULT_ROLE_ID", "r"), ("VAULT_WRAPPED_SECRET_ID_FILE", "/x")], "auth/approle/login"),
+        (&[("VAULT_KUBERNETES_ROLE", "r")], "auth/kubernetes/login"),
+        (
+            &[
+                ("VAULT_KUBERNETES_ROLE", "r"),
+                ("VAULT_KUBERNETES_TOKEN_FILE", "/x"),
+                ("VAULT_AUTH_MOUNT", "auth/k8s/prod/"),
+            ],
+            "auth/k8s/prod/login",
+        ),
+        (&[("VAULT_JWT_ROLE", "r"), ("VAULT_JWT_FILE", "/x")], "auth/jwt/login"),
+        (&[("VAULT_USERNAME", "joe"), ("VAULT_PASSWORD", "topsecret")], "auth/userpass/login/joe"),
+        (&[("VAULT_CERT_ROLE", "r")], "auth/cert/login"),
+    ] {
+        let auth = settings(set).unwrap().auth().unwrap_or_else(|e| panic!("{set:?}: {e}"));
+        let seen = format!("{auth:?}");
+        assert!(seen.contains(shown) && !seen.contains("topsecret"), "{set:?}: {seen}");
+    }
+}
+
+#[test]
+fn two_ways_to_log_in_name_both() {
+    let methods = ["TOKEN", "TOKEN_FILE", "ROLE_ID", "KUBERNETES_ROLE", "JWT_ROLE", "USERNAME"];
+    for (n, one) in methods.iter().enumerate() {
+        for other in methods.iter().chain(&["CERT_ROLE"]).skip(n + 1) {
+            let (one, other) = (format!("VAULT_{one}"), format!("BAO_{other}"));
+            let set = [(one.as_str(), "topsecret"), (other.as_str(), "topsecret")];
+            let e = settings(&set).unwrap().auth().unwrap_err().to_string();
+            assert!(e.contains(&one) && e.contains(&other), "{e}");
+            assert!(!e.contains("topsecret"), "{e}");
+        }
+    }
+    let both = [
+        ("VAULT_ROLE_ID", "r"),
+        ("VAULT_SECRET_ID", "topsecret"),
+        ("VAULT_WRAPPED_SECRET_ID", "topsecret"),
+    ];
+    let e = settings(&both).unwrap().auth().unwrap_err().to_string();
+    assert!(e.contains("VAULT_SECRET_ID and VAULT_WRAPPED_SECRET_ID"), "{e}");
+}
+
+#[test]
+fn half_of_a_way_to_log_in_names_the_other_half() {
+    for (set, missing) in [
+        ("ROLE_ID", "VAULT_SECRET_ID"),
+        ("SECRET_ID", "VAULT_ROLE_ID"),
+        ("WRAPPED_SECRET_ID_FILE", "VAULT_ROLE_ID"),
+        ("KUBERNETES_TOKEN_FILE", "VAULT_KUBERNETES_ROLE"),
+        ("JWT_ROLE", "VAULT_JWT_FILE"),
+        ("JWT_FILE", "VAULT_JWT_ROLE"),
+        ("USERNAME", "VAULT_PASSWORD"),
+        ("PASSWORD", "VAULT_USERNAME"),
+    ] {
+        let set = format!("VAULT_{set}");
+        let e = settings(&[(&set, "topsecret")]).unwrap().auth().unwrap_err();
+        assert_eq!(e.setting(), set);
+        assert!(e.to_string().contains(missing) && !e.to_string().contains("topsecret"), "{e}");
+    }
+}
+
+#[test]
 fn i10_what_is_set_is_in_no_debug_output() {
     let secrets = [
         ("VAULT_ADDR", "https://u:topsecret@a:1"),
