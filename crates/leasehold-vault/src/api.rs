@@ -204,8 +204,8 @@ impl Api {
         };
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if reply.body.len() + chunk.len() > self.max_response {
-                let most = self.max_response;
-                return Err(malformed(op, path, &format!("is longer than {most} bytes")));
+                let problem = format!("is longer than {}", size(self.max_response));
+                return Err(malformed(op, path, &problem));
             }
             append(&mut reply.body, &chunk);
         }
@@ -223,6 +223,15 @@ fn append(body: &mut Vec<u8>, chunk: &[u8]) {
         *body = larger;
     }
     body.extend_from_slice(chunk);
+}
+
+fn size(bytes: usize) -> String {
+    const MIB: usize = 1024 * 1024;
+    if bytes.is_multiple_of(MIB) {
+        format!("{} MiB", bytes / MIB)
+    } else {
+        format!("{bytes} bytes")
+    }
 }
 
 fn retry_after(value: &str) -> Option<Duration> {

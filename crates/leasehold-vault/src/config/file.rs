@@ -88,3 +88,7 @@ fn line_in(message: &str) -> Option<u32> {
         None => digits(message),
     }
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;
