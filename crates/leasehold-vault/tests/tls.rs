@@ -98,6 +98,7 @@ async fn what_is_no_certificate_or_key_names_the_setting() {
         (config().tls_server_name("no name"), "tls_server_name"),
         (config().tls_server_name("127.0.0.2"), "tls_server_name"),
         (config().tls_server_name("x").proxy("http://127.0.0.1:1"), "tls_server_name"),
+        (config().tls_server_name("x").redirect_to("https://127.0.0.1:1"), "tls_server_name"),
         (config().proxy("socks5://127.0.0.1:1"), "proxy"),
         (config().proxy("http://u:topsecret@"), "proxy"),
     ] {
