@@ -313,7 +313,9 @@ mod tests {
             ("long", Some(&*long), false),
         ] {
             let path = dir.join(name);
-            text.map(|text| std::fs::write(&path, text).unwrap());
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
             let e = SecretFile::new("JWT", &path).read().await.unwrap_err();
             assert_eq!(e.is_transient(), passing, "{e}");
             assert!(e.to_string().contains(&format!("{path:?}")), "{e}");
