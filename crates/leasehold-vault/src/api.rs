@@ -137,6 +137,7 @@ impl Api {
             body: &reply.body,
             retry_after: reply.retry_after,
             location: reply.location.as_deref(),
+            namespace: self.middle.namespace.as_deref(),
         };
         Err(classify(op, path, &answer))
     }

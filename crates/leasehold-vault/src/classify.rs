@@ -86,6 +86,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) retry_after: Option<Duration>,
     /// Where a redirect that was not followed points.
     pub(crate) location: Option<&'a str>,
+    /// What the path is in.
+    pub(crate) namespace: Option<&'a str>,
 }
 
 enum Means {
@@ -229,7 +231,8 @@ pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
         said if said.is_empty() => String::new(),
         said => format!(", {said:?}"),
     };
-    let message = format!("{} {path}: {advice} (status {status}{said})", op.doing());
+    let inside = answer.namespace.map(|name| format!(" in namespace {name}")).unwrap_or_default();
+    let message = format!("{} {path}{inside}: {advice} (status {status}{said})", op.doing());
     let (dead, kind) = match row.means {
         TokenDead => (true, TokenLost),
         Kind(kind) => (false, kind),

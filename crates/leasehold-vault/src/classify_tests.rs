@@ -30,7 +30,7 @@ fn refusals() -> impl Iterator<Item = (Op, u16, &'static str, Expected)> {
 }
 
 fn answer<'a>(status: u16, body: &'a str) -> Answer<'a> {
-    Answer { status, body: body.as_bytes(), retry_after: None, location: None }
+    Answer { status, body: body.as_bytes(), retry_after: None, location: None, namespace: None }
 }
 
 #[test]
