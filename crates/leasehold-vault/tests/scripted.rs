@@ -237,7 +237,7 @@ async fn settings_that_can_not_work_are_named() {
         (VaultConfig::new("http://u:pw-that-must-not-leak@v:1"), "user name or password"),
         (VaultConfig::new("http://v:1/?x=1"), "query"),
         (namespace, "namespace"),
-        (ca, "VAULT_CACERT"),
+        (ca, "ca_pem"),
     ] {
         let e = Session::login(config, Auth::token("t")).await.expect_err(words);
         assert!(e.to_string().contains(words), "{e}");

@@ -23,7 +23,7 @@ use vaultrs::api::token::requests::RevokeTokenSelfRequest;
 
 use crate::api::Api;
 use crate::classify::{Op, malformed};
-use crate::config::{ConfigError, first_set};
+use crate::config::ConfigError;
 use crate::endpoints::AuthData;
 use crate::token::{Token, TokenGrant};
 
@@ -183,24 +183,6 @@ impl Auth {
         self
     }
 
-    /// The token in `VAULT_TOKEN`, or `BAO_TOKEN`, which wins where both are set.
-    ///
-    /// # Errors
-    /// Neither is set to anything.
-    pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_variables(&|name| std::env::var(name).ok())
-    }
-
-    fn from_variables(read: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        match first_set(read, &["BAO_TOKEN", "VAULT_TOKEN"]) {
-            Some((_, token)) => Ok(Self::token(token)),
-            None => Err(ConfigError::new(
-                "VAULT_TOKEN",
-                "is not set, and neither is BAO_TOKEN: set it to a token, or log in by AppRole",
-            )),
-        }
-    }
-
     pub(crate) fn into_method(self) -> Box<dyn AuthMethod> {
         self.0
     }
@@ -344,11 +326,5 @@ mod tests {
         std::fs::write(dir.join("good"), " abc\n").unwrap();
         assert_eq!(**SecretFile::new("JWT", dir.join("good")).read().await.unwrap(), *"abc");
         std::fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn no_token_in_the_environment_names_the_variable() {
-        let e = Auth::from_variables(&|_| Some("\n".to_owned())).unwrap_err();
-        assert_eq!(e.setting(), "VAULT_TOKEN");
     }
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
 pub mod capture;
+pub mod files;
+pub mod proxy;
 pub mod script;
 
 use std::time::{Duration, Instant};
