@@ -1,6 +1,8 @@
 //! Ways to log in. Each is a small module behind one trait.
 //!
-//! What the server needs for each, as the tests set it up, is in `docs/auth.md` of the repository.
+//! What the server needs is with each constructor of [`Auth`], and at more length in `docs/auth.md`
+//! of the repository; the tests set it up so. Each that logs in again wants tokens with a TTL and a
+//! maximum TTL, and none limited in its uses.
 
 mod approle;
 mod by_jwt;
@@ -62,7 +64,8 @@ pub(crate) trait AuthMethod: Send + Sync {
 /// How a session comes by its token.
 ///
 /// What is given here is checked by [`Session::login`](crate::Session::login), whose error names
-/// the field or file at fault. What a file holds is read anew at each login, so that it may be
+/// the field or file at fault. The commands set up the server, with a policy `orders` (see the
+/// [crate](crate#policy)). What a file holds is read anew at each login, so that it may be
 /// replaced at any time.
 ///
 /// ```no_run
@@ -78,6 +81,10 @@ pub struct Auth(Box<dyn AuthMethod>);
 impl Auth {
     /// A token that somebody else made. The session renews it where it can be renewed, and never
     /// revokes it. When it ends there is no other: leases made with it end too.
+    ///
+    /// ```sh
+    /// bao token create -orphan -policy=orders -period=1h
+    /// ```
     #[must_use]
     pub fn token(token: impl Into<String>) -> Self {
         Self(Box::new(token::GivenToken::new(token.into())))
@@ -96,6 +103,13 @@ impl Auth {
 
     /// AppRole, mounted at `approle`. White space around both is dropped. A secret_id may also be
     /// read from a file or variable, come wrapped, or not be needed: see [`SecretId`].
+    ///
+    /// ```sh
+    /// bao auth enable approle
+    /// bao write auth/approle/role/orders token_policies=orders token_ttl=1h token_max_ttl=24h
+    /// bao read auth/approle/role/orders/role-id
+    /// bao write -f auth/approle/role/orders/secret-id      # -wrap-ttl=5m: wrapped
+    /// ```
     #[must_use]
     pub fn approle(role_id: impl Into<String>, secret_id: impl Into<SecretId>) -> Self {
         Self(Box::new(approle::AppRole::new(role_id.into(), secret_id.into())))
@@ -103,6 +117,13 @@ impl Auth {
 
     /// Kubernetes, mounted at `kubernetes`: the pod's service-account token, from
     /// `/var/run/secrets/kubernetes.io/serviceaccount/token`.
+    ///
+    /// ```sh
+    /// bao auth enable kubernetes
+    /// bao write auth/kubernetes/config kubernetes_host=https://kubernetes.default.svc:443
+    /// bao write auth/kubernetes/role/orders token_policies=orders token_ttl=1h token_max_ttl=24h \
+    ///     bound_service_account_names=orders bound_service_account_namespaces=shop
+    /// ```
     #[must_use]
     pub fn kubernetes(role: impl Into<String>) -> Self {
         Self(Box::new(by_jwt::ByJwt::kubernetes(role.into(), None)))
@@ -116,12 +137,24 @@ impl Auth {
     }
 
     /// JWT/OIDC, mounted at `jwt`, with a JWT from a file.
+    ///
+    /// ```sh
+    /// bao auth enable jwt
+    /// bao write auth/jwt/config jwt_validation_pubkeys=@key.pem   # or oidc_discovery_url=...
+    /// bao write auth/jwt/role/orders token_policies=orders token_ttl=1h token_max_ttl=24h \
+    ///     role_type=jwt user_claim=sub bound_audiences=leasehold bound_subject=orders
+    /// ```
     #[must_use]
     pub fn jwt(role: impl Into<String>, path: impl Into<PathBuf>) -> Self {
         Self(Box::new(by_jwt::ByJwt::jwt(role.into(), path.into())))
     }
 
     /// User name and password, mounted at `userpass`.
+    ///
+    /// ```sh
+    /// bao auth enable userpass
+    /// bao write auth/userpass/users/orders password=... token_policies=orders token_ttl=1h token_max_ttl=24h
+    /// ```
     #[must_use]
     pub fn userpass(username: impl Into<String>, password: impl Into<String>) -> Self {
         Self(Box::new(userpass::Userpass::new(username.into(), password.into())))
@@ -130,6 +163,12 @@ impl Auth {
     /// TLS certificate, mounted at `cert`: the client certificate of the
     /// [`VaultConfig`](crate::VaultConfig). `role` names one of the mount's roles; with `None` the
     /// server takes any that the certificate fits.
+    ///
+    /// ```sh
+    /// bao auth enable cert
+    /// bao write auth/cert/certs/orders certificate=@ca.pem \
+    ///     allowed_common_names=orders.internal token_policies=orders token_ttl=1h token_max_ttl=24h
+    /// ```
     #[must_use]
     pub fn cert(role: Option<&str>) -> Self {
         Self(Box::new(cert::Cert::new(role.map(str::to_owned))))

@@ -1,5 +1,7 @@
 //! AppRole, with secret_ids from everywhere.
 
+use std::path::PathBuf;
+
 use leasehold::ErrorKind;
 use leasehold_testkit::{AppRoleSpec, TestDb};
 use leasehold_vault::{Auth, SecretId};
@@ -36,13 +38,34 @@ pub async fn a_secret_id_in_a_file_is_read_anew_at_each_login() {
     let e = refused(&db, auth()).await;
     assert!(e.to_string().contains(&format!("{file:?}")), "{e}");
 
+    // Each is good for one login: the next needs another.
     put(&file, &db.secret_id().await.expect("secret_id"));
     let life = live(&db, login(&db, auth()).await).await;
-    // The first is used up: the next login needs this one.
-    put(&file, &db.secret_id().await.expect("secret_id"));
-    life.logs_in(2).await;
-    put(&file, &db.secret_id().await.expect("secret_id"));
+    let maker = (*db).clone();
+    let _deliverer = deliver(file, move || {
+        let maker = maker.clone();
+        async move { maker.secret_id().await.expect("secret_id") }
+    });
     carry_on(&db, life).await;
+}
+
+/// Puts a fresh one into the file again and again, until dropped.
+fn deliver<F>(file: PathBuf, make: impl Fn() -> F + Send + 'static) -> impl Drop
+where
+    F: Future<Output = String> + Send + 'static,
+{
+    struct Deliverer(tokio::task::JoinHandle<()>);
+    impl Drop for Deliverer {
+        fn drop(&mut self) {
+            self.0.abort();
+        }
+    }
+    Deliverer(tokio::spawn(async move {
+        loop {
+            put(&file, &make().await);
+            tokio::time::sleep(S / 5).await;
+        }
+    }))
 }
 
 pub async fn a_role_that_binds_no_secret_id_is_logged_in_to_without_one() {
@@ -100,10 +123,12 @@ pub async fn a_wrapped_secret_id_in_a_file_may_come_anew() {
     put(&file, &wrapped(&db).await);
     let auth = Auth::approle(db.role_id(), SecretId::wrapped_file(&file));
     let life = live(&db, login(&db, auth).await).await;
-    // The secret_id is used up, and whoever delivers them has brought another.
-    put(&file, &wrapped(&db).await);
-    life.logs_in(2).await;
-    put(&file, &wrapped(&db).await);
+    // The secret_id is used up, and whoever delivers them brings others.
+    let maker = (*db).clone();
+    let _deliverer = deliver(file, move || {
+        let maker = maker.clone();
+        async move { wrapped(&maker).await }
+    });
     carry_on(&db, life).await;
 }
 

@@ -43,3 +43,19 @@ async fn an_error_of_the_maker_and_a_body_that_is_refused_are_told_apart() {
     assert!(e.to_string().contains("auth/nowhere/login"), "{e}");
     assert!(!e.is_transient(), "{e}");
 }
+
+#[tokio::test]
+async fn what_can_not_work_is_refused_before_anything_is_sent() {
+    let db = db_with("unsent", AppRoleSpec::new()).await;
+    let asked = Arc::new(AtomicU64::new(0));
+    let count = asked.clone();
+    let auth = Auth::custom("auth/approle/../../sys/seal", move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        async { Ok(json!({})) }
+    });
+    let e = refused(&db, auth).await;
+    assert!(e.to_string().contains("auth.path") && e.to_string().contains(".."), "{e}");
+    assert!(!e.is_transient() && asked.load(Ordering::Relaxed) == 0);
+    let e = refused(&db, Auth::approle("role", "secret").mount("../../sys")).await;
+    assert!(e.to_string().contains("auth.mount"), "{e}");
+}

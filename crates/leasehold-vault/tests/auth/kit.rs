@@ -15,7 +15,7 @@ use crate::common::config;
 pub const S: Duration = Duration::from_secs(1);
 
 /// Far above what anything here takes: a loaded machine is slow, not wrong.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A database whose leases last 4 s and can't be renewed beyond that.
 pub async fn db(name: &str) -> Checked {

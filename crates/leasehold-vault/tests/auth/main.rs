@@ -6,6 +6,7 @@
 mod common;
 
 mod approle;
+mod cert;
 mod custom;
 mod jwt;
 mod kit;
@@ -25,7 +26,7 @@ macro_rules! tests {
 /// than there are processors.
 #[test]
 fn all_these_at_once() {
-    let tests: [Test; 17] = tests![
+    let tests: [Test; 18] = tests![
         approle::a_secret_id_given_as_such_carries_a_lease_through_three_rotations,
         approle::a_secret_id_in_a_file_is_read_anew_at_each_login,
         approle::a_role_that_binds_no_secret_id_is_logged_in_to_without_one,
@@ -33,6 +34,7 @@ fn all_these_at_once() {
         approle::a_wrapped_secret_id_in_a_file_may_come_anew,
         approle::without_the_file_a_secret_id_that_was_unwrapped_goes_on_being_used,
         approle::a_stolen_wrapping_token_in_the_file_does_not_end_what_works,
+        cert::a_client_certificate_carries_a_lease_through_three_rotations,
         custom::a_body_made_for_each_login_carries_a_lease_through_three_rotations,
         jwt::a_jwt_that_is_read_anew_carries_a_lease_through_three_rotations,
         kubernetes::a_service_account_carries_a_lease_through_three_rotations,

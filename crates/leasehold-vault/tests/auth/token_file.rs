@@ -1,7 +1,6 @@
 //! Tokens that somebody else made: given once, or kept in a file by an agent.
 
-use std::time::Duration;
-
+use leasehold::clock::Clock;
 use leasehold::{CredentialSource, ErrorKind};
 use leasehold_testkit::{IssuedToken, RoleSpec, TestDb, TokenSpec, eventually};
 use leasehold_vault::{Auth, Session};
@@ -36,7 +35,8 @@ pub async fn a_given_periodic_token_carries_a_lease_through_three_rotations() {
 
 pub async fn tokens_that_can_not_be_renewed_are_used_as_they_are() {
     let db = db("token_fixed").await;
-    for spec in [TokenSpec::new().ttl(60 * S).not_renewable(), TokenSpec::new().ttl(60 * S).batch()]
+    for spec in
+        [TokenSpec::new().ttl(600 * S).not_renewable(), TokenSpec::new().ttl(600 * S).batch()]
     {
         let given = token(&db, spec).await;
         let life = live(&db, login(&db, Auth::token(given.token.as_str())).await).await;
@@ -56,7 +56,7 @@ pub async fn the_tokens_of_a_file_carry_a_lease_through_three_rotations() {
     let db = db("token_file").await;
     let dir = Dir::new(&db);
     let file = dir.path("sink");
-    let first = token(&db, TokenSpec::new().ttl(60 * S)).await;
+    let first = token(&db, TokenSpec::new().ttl(600 * S)).await;
     put(&file, &first.token);
     let life = live(&db, login(&db, Auth::token_file(&file)).await).await;
     let session = life.session.clone();
@@ -66,12 +66,13 @@ pub async fn the_tokens_of_a_file_carry_a_lease_through_three_rotations() {
     // Written anew with what was in it: no other token, no other login.
     put(&file, &first.token);
     put(&file, &format!("{}\n", first.token));
-    let second = token(&db, TokenSpec::new().ttl(60 * S)).await;
+    let second = token(&db, TokenSpec::new().ttl(600 * S)).await;
     put(&file, &second.token);
     within(PATIENCE, || session.token_state().login == 2).await;
     life.rotates(&db, 2).await;
     // Leases have moved: those of the first are given back, and nothing needs it.
     within(PATIENCE, || session.token_state().retired == 0).await;
+    assert!(lives(&db, &first).await, "it is not ours to revoke");
     db.stack().revoke_token(&first.token).await.expect("the agent's own end of it");
     life.rotates(&db, 1).await;
     let calls = session.calls();
@@ -98,13 +99,13 @@ pub async fn i8_leases_move_to_a_files_next_token_before_the_old_one_ends() {
     assert!(begun.renewing && !begun.replaceable, "not ours to say: {begun:?}");
 
     // An agent renews it, and we learn of it.
-    db.stack().shorten_token(&first.token, 20 * S).await.expect("renewed by the agent");
+    db.stack().shorten_token(&first.token, 60 * S).await.expect("renewed by the agent");
     let moved = tokio::time::timeout(PATIENCE, async {
         while parent.changed().await.ends <= begun.ends {}
     });
     moved.await.expect("its end moved");
 
-    let second = token(&db, root(TokenSpec::new().ttl(60 * S))).await;
+    let second = token(&db, root(TokenSpec::new().ttl(600 * S))).await;
     put(&file, &second.token);
     let told = tokio::time::timeout(PATIENCE, async { while parent.changed().await.renewing {} });
     told.await.expect("leases are told");
@@ -116,19 +117,18 @@ pub async fn i8_leases_move_to_a_files_next_token_before_the_old_one_ends() {
     let ends = fresh.parent.as_ref().expect("a parent").state().ends;
     assert!(ends > state.ends, "on the second token");
 
-    // The old one is found dead when it is, and its leases with it.
-    db.stack().revoke_token(&first.token).await.expect("revoke");
-    let third = token(&db, root(TokenSpec::new().ttl(60 * S))).await;
+    // One that ended before its time is looked at when the next one comes, and its leases told.
+    db.stack().revoke_token(&second.token).await.expect("revoke");
+    let third = token(&db, root(TokenSpec::new().ttl(600 * S))).await;
     put(&file, &third.token);
-    let over = tokio::time::timeout(PATIENCE, async {
-        while session.token_state().login < 3 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    over.await.expect("moved on");
+    within(PATIENCE, || session.token_state().login == 3).await;
+    let parent = fresh.parent.as_ref().expect("a parent");
+    let clock = Clock::system();
+    within(PATIENCE, || parent.state().ends.is_some_and(|ends| ends <= clock.now())).await;
+    assert!(lives(&db, &first).await, "no lease is left on it, and it is not ours to revoke");
     drop((issued, fresh));
     assert_eq!(source.close().await, Vec::<String>::new());
-    for token in [&second, &third] {
+    for token in [&first, &third] {
         assert!(lives(&db, token).await, "not ours to revoke");
         db.stack().revoke_token(&token.token).await.expect("revoke");
     }
@@ -145,7 +145,7 @@ pub async fn a_file_with_a_dead_token_is_lost_by_name_until_another_is_in_it() {
     assert_eq!(e.kind(), ErrorKind::TokenLost, "{e}");
     assert!(e.to_string().contains(&format!("{file:?}")), "{e}");
 
-    let first = token(&db, TokenSpec::new().ttl(60 * S)).await;
+    let first = token(&db, TokenSpec::new().ttl(600 * S)).await;
     put(&file, &first.token);
     let life = live(&db, login(&db, Auth::token_file(&file)).await).await;
     db.stack().revoke_token(&first.token).await.expect("revoke");
@@ -158,7 +158,7 @@ pub async fn a_file_with_a_dead_token_is_lost_by_name_until_another_is_in_it() {
 
     // Half written: not taken for anything. Then whole.
     std::fs::write(&file, "").expect("written");
-    let second = token(&db, TokenSpec::new().ttl(60 * S)).await;
+    let second = token(&db, TokenSpec::new().ttl(600 * S)).await;
     std::fs::write(&file, &second.token).expect("written in place");
     within(PATIENCE, || life.session.token_state().lost.is_none()).await;
     life.rotates(&db, 3).await;
@@ -169,7 +169,7 @@ pub async fn a_files_next_token_that_is_no_good_does_not_end_what_works() {
     let db = db("token_bad_next").await;
     let dir = Dir::new(&db);
     let file = dir.path("sink");
-    let first = token(&db, TokenSpec::new().ttl(60 * S)).await;
+    let first = token(&db, TokenSpec::new().ttl(600 * S)).await;
     put(&file, &first.token);
     let life = live(&db, login(&db, Auth::token_file(&file)).await).await;
     put(&file, "s.aslipoftheagentshand11");
@@ -181,6 +181,10 @@ pub async fn a_files_next_token_that_is_no_good_does_not_end_what_works() {
     .await
     .expect("refused");
     assert_eq!(life.session.token_state().lost, None);
+    // And put back: the same token is no other login.
+    let looks = life.session.calls().other;
+    put(&file, &first.token);
+    within(PATIENCE, || life.session.calls().other > looks).await;
     life.rotates(&db, 3).await;
     assert_eq!(life.session.token_state().login, 1);
     life.ends(&db, 1).await;
@@ -191,7 +195,7 @@ async fn a_use_limited_token_in_a_file_is_refused_at_start() {
     let db = db("token_uses").await;
     let dir = Dir::new(&db);
     let file = dir.path("sink");
-    put(&file, &token(&db, TokenSpec::new().ttl(60 * S).num_uses(5)).await.token);
+    put(&file, &token(&db, TokenSpec::new().ttl(600 * S).num_uses(5)).await.token);
     let e = refused(&db, Auth::token_file(&file)).await;
     assert!(e.to_string().contains("limited in its uses"), "{e}");
 }
