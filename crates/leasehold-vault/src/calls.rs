@@ -44,7 +44,9 @@ impl Calls {
             Op::Read => &self.read,
             Op::Renew => &self.renew,
             Op::Revoke => &self.revoke,
-            Op::TokenLookup | Op::TokenRevoke | Op::Health => &self.other,
+            Op::TokenLookup | Op::TokenRevoke | Op::Health | Op::WrapLookup | Op::Unwrap => {
+                &self.other
+            }
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -22,6 +22,8 @@ pub(crate) enum Op {
     Renew,
     Revoke,
     Health,
+    WrapLookup,
+    Unwrap,
 }
 
 impl Op {
@@ -36,6 +38,8 @@ impl Op {
             Self::Renew => "renewing a lease of",
             Self::Revoke => "revoking a lease of",
             Self::Health => "asking for",
+            Self::WrapLookup => "looking at the wrapping token by",
+            Self::Unwrap => "unwrapping by",
         }
     }
 
@@ -44,7 +48,7 @@ impl Op {
         let path = match self {
             Self::Issue | Self::Read => return format!("`read` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
-            Self::Login | Self::Health => path,
+            Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap => path,
             Self::TokenRenew => "auth/token/renew-self",
             Self::TokenRevoke => "auth/token/revoke-self",
             Self::Renew => "sys/leases/renew",
@@ -85,6 +89,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) retry_after: Option<Duration>,
     /// Where a redirect that was not followed points.
     pub(crate) location: Option<&'a str>,
+    /// What the path is in.
+    pub(crate) namespace: Option<&'a str>,
 }
 
 enum Means {
@@ -143,6 +149,7 @@ const TOKEN: &[Op] = &[Op::TokenRenew, Op::TokenRevoke];
 const ISSUE: &[Op] = &[Op::Issue];
 const GET: &[Op] = &[Op::Issue, Op::Read];
 const LEASE: &[Op] = &[Op::Renew, Op::Revoke];
+const WRAP: &[Op] = &[Op::WrapLookup, Op::Unwrap];
 
 use ErrorKind::{
     Denied, LeaseLost, NotFound, NotRenewable, Other, Sealed, ServerFault, Throttled, TokenLost,
@@ -156,8 +163,13 @@ const TABLE: &[Rule] = &[
     // Logging in. Wrong, used up and expired secret_ids all read alike, and come as 400.
     rule(LOGIN, (400, 400), Part("invalid role or secret ID"), Kind(Denied), "check role_id and secret_id: wrong, used up or expired, the server does not say which"),
     rule(LOGIN, (400, 400), Part("unauthorized by CIDR"), Kind(Denied), "this address is not in the CIDR blocks bound to the role or secret_id"),
+    rule(LOGIN, (400, 400), Part("no client certificate found"), Kind(Denied), "the connection shows no client certificate: give VaultConfig one, and an https address"),
     rule(LOGIN, (403, 403), Anything, Kind(Denied), "check that an auth method is mounted there and that it lets this identity in"),
     rule(LOGIN, (400, 400), Anything, Kind(Denied), "the auth method refuses what it was given"),
+
+    // Used, expired, of elsewhere and made up all read alike.
+    rule(WRAP, (400, 400), Part("wrapping token is not valid"), Kind(Denied), "used, expired, or not of this server"),
+    rule(WRAP, (403, 403), Anything, Kind(Denied), "the wrapping token is not taken"),
 
     // A token that is dead, unknown or absent, as against a live one without the right.
     // OpenBao says only "permission denied"; Vault adds "invalid token".
@@ -223,7 +235,8 @@ pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
         said if said.is_empty() => String::new(),
         said => format!(", {said:?}"),
     };
-    let message = format!("{} {path}: {advice} (status {status}{said})", op.doing());
+    let inside = answer.namespace.map(|name| format!(" in namespace {name}")).unwrap_or_default();
+    let message = format!("{} {path}{inside}: {advice} (status {status}{said})", op.doing());
     let (dead, kind) = match row.means {
         TokenDead => (true, TokenLost),
         Kind(kind) => (false, kind),

@@ -14,7 +14,8 @@ pub(crate) struct AppRoleLogin {
     #[endpoint(skip)]
     pub(crate) mount: String,
     pub(crate) role_id: String,
-    pub(crate) secret_id: Zeroizing<String>,
+    /// Not sent if there is none.
+    pub(crate) secret_id: Option<Zeroizing<String>>,
 }
 
 /// The present login of a static role.
@@ -34,6 +35,58 @@ pub(crate) struct ReadPath {
     #[endpoint(skip)]
     pub(crate) path: String,
 }
+
+/// A login by Kubernetes, or by JWT/OIDC.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+pub(crate) struct JwtLogin {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    pub(crate) role: String,
+    pub(crate) jwt: Zeroizing<String>,
+}
+
+/// A login by user name and password.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/{self.mount}/login/{self.username}", method = "POST")]
+pub(crate) struct UserpassLogin {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    #[endpoint(skip)]
+    pub(crate) username: String,
+    pub(crate) password: Zeroizing<String>,
+}
+
+/// A login by the certificate of the connection.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+pub(crate) struct CertLogin {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    pub(crate) name: Option<String>,
+}
+
+/// A login with a body that the application made.
+#[derive(Endpoint)]
+#[endpoint(path = "{self.path}", method = "POST")]
+pub(crate) struct CustomLogin {
+    #[endpoint(skip)]
+    pub(crate) path: String,
+    #[endpoint(raw)]
+    pub(crate) body: Vec<u8>,
+}
+
+/// What a wrapping token was made for. Does not use it up, and needs no other token.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/wrapping/lookup", method = "POST")]
+pub(crate) struct WrapLookup {
+    pub(crate) token: Zeroizing<String>,
+}
+
+/// What is behind the calling token, once.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/wrapping/unwrap", method = "POST")]
+pub(crate) struct Unwrap {}
 
 /// More time for a lease.
 #[derive(Endpoint)]
@@ -156,6 +209,29 @@ pub(crate) struct AuthData {
     pub(crate) token_type: String,
     #[serde(default)]
     pub(crate) num_uses: i64,
+}
+
+/// The answer to a look at a wrapping token.
+#[derive(Deserialize)]
+pub(crate) struct WrapLookupReply {
+    pub(crate) data: WrapLookupData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct WrapLookupData {
+    pub(crate) creation_path: String,
+}
+
+/// What was behind a wrapping token, where it was a secret_id.
+#[derive(Deserialize)]
+pub(crate) struct UnwrapReply {
+    pub(crate) data: UnwrapData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct UnwrapData {
+    #[serde(default)]
+    pub(crate) secret_id: Option<Zeroizing<String>>,
 }
 
 /// The answer to a lookup of the calling token.

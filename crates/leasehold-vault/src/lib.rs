@@ -30,7 +30,9 @@
 //! - keeps the old token alive until the last lease made with it is gone, then revokes it;
 //! - on finding the token dead, logs in once for all who wait, and repeats the call once.
 //!
-//! A token that was given ([`Auth::token`]) is renewed but never revoked, and has no successor.
+//! A token that was given ([`Auth::token`]) is renewed but never revoked, and has no successor. One
+//! in a file ([`Auth::token_file`]) is neither renewed nor revoked by us; the next one in the file
+//! succeeds it.
 //! Tokens that are limited in their uses are refused: leases die with the last use.
 //!
 //! While the server can't be reached, logins and renewals are retried with full jitter inside the
@@ -72,6 +74,7 @@ mod api;
 mod auth;
 mod calls;
 mod classify;
+mod client;
 mod config;
 mod dynamic;
 mod endpoints;
@@ -79,6 +82,7 @@ mod epoch;
 mod health;
 mod keeper;
 mod kv;
+mod limit;
 mod once;
 mod schedule;
 mod seat;
@@ -87,9 +91,9 @@ mod static_role;
 mod token;
 mod tracked;
 
-pub use auth::Auth;
+pub use auth::{Auth, SecretId};
 pub use calls::CallCounts;
-pub use config::{ConfigError, VaultConfig};
+pub use config::{ConfigError, Settings, VaultConfig};
 pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
 pub use kv::KvSecret;

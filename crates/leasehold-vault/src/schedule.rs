@@ -29,6 +29,12 @@ pub(crate) fn renew_after(ttl: Duration) -> Duration {
     after.mul_f64(1.0 - EARLY * fastrand::f64())
 }
 
+/// How long after it was looked at a token that somebody else renews is looked at again, `ttl`
+/// having been left: agents renew at two thirds, and a look after that sees the new end.
+pub(crate) fn look_after(ttl: Duration) -> Duration {
+    (ttl / 4 * 3).max(Duration::from_millis(250))
+}
+
 /// How long to wait after the `failures`-th failure in a row: full jitter, so that many clients
 /// of a server that came back do not come at once. Short tokens leave little time to retry in,
 /// so that their cap is a twelfth of the life that was granted.
@@ -83,6 +89,19 @@ mod tests {
             let most = ttl * S / 6 * sixths;
             assert!(after <= most && after >= most.mul_f64(0.88), "{ttl}: {after:?}");
         }
+    }
+
+    #[test]
+    fn a_token_that_somebody_else_renews_is_looked_at_before_its_end_and_not_in_a_loop() {
+        assert_eq!(look_after(3600 * S), 2700 * S);
+        let mut left = 3600 * S;
+        let mut looks = 0;
+        while left > S {
+            left = left.saturating_sub(look_after(left));
+            looks += 1;
+        }
+        assert!(looks <= 6, "{looks} to the end of one that nobody renews");
+        assert!(look_after(Duration::ZERO) > Duration::ZERO);
     }
 
     #[test]

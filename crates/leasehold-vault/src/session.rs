@@ -49,7 +49,8 @@ pub struct TokenState {
     pub login: u64,
     /// Time to its end. `None`: it does not end.
     pub remaining: Option<Duration>,
-    /// The session expects to move its end by renewing it.
+    /// Its end is expected to move: the session renews it, or whoever writes the file that it is
+    /// from.
     pub renewing: bool,
     /// The token is dead, or about to end, and there is no other to be had for now: why. Renewing
     /// and logging in go on being tried.
@@ -69,7 +70,9 @@ impl Session {
     /// refused, a token that is limited in its uses.
     pub async fn login(config: VaultConfig, auth: Auth) -> Result<Self, SourceError> {
         let api = Api::new(&config)?;
-        let parts = Arc::new(Parts { api, clock: config.clock, auth: auth.into_method() });
+        let auth = auth.into_method();
+        auth.check()?;
+        let parts = Arc::new(Parts { api, clock: config.clock, auth });
         let (answer, outcome) = oneshot::channel();
         tokio::spawn(async move {
             let result = Self::log_in(parts).await;

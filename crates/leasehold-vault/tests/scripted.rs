@@ -361,7 +361,7 @@ async fn settings_that_can_not_work_are_named() {
         (namespace, "namespace"),
         (VaultConfig::new("https://v:1").redirect_to("http://v-2:1"), "use https:// for all"),
         (VaultConfig::new("https://v:1").redirect_to("v-2"), "redirect_to"),
-        (ca, "VAULT_CACERT"),
+        (ca, "ca_pem"),
     ] {
         let e = Session::login(config, Auth::token("t")).await.expect_err(words);
         assert!(e.to_string().contains(words), "{e}");
@@ -370,7 +370,7 @@ async fn settings_that_can_not_work_are_named() {
     }
     for auth in [Auth::token(" \n"), Auth::token("a\u{e4}b")] {
         let e = Session::login(VaultConfig::new("http://127.0.0.1:1"), auth).await;
-        assert!(e.expect_err("no token").to_string().contains("VAULT_TOKEN"));
+        assert!(e.expect_err("no token").to_string().contains("auth.token"));
     }
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{approle, config, database, session};
+use common::{approle, capture::Checked, config, database, session};
 use leasehold::{CredentialSource, ErrorKind};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, TestDb};
 use leasehold_vault::{Auth, KvSecret, StaticRole};
@@ -20,7 +20,7 @@ async fn root(db: &TestDb, method: &str, path: &str, body: Value) {
 }
 
 /// A database with a KV engine beside it, of which the AppRole may read as `rights` say.
-async fn with_kv(name: &str, version: u8, rights: &str) -> (TestDb, String) {
+async fn with_kv(name: &str, version: u8, rights: &str) -> (Checked, String) {
     let mount = format!("kv-{name}");
     let policy = rights.replace("{{kv}}", &mount);
     let db = database(DatabaseSpec::new(name).app_role(AppRoleSpec::new().extra_policy(policy)));
