@@ -18,6 +18,8 @@ pub struct CallCounts {
     pub renew: u64,
     /// Revocations of leases.
     pub revoke: u64,
+    /// Questions what the policy gives: one for each source.
+    pub privileges: u64,
     /// Everything else: lookups, revocations of tokens, health.
     pub other: u64,
 }
@@ -29,6 +31,7 @@ pub(crate) struct Calls {
     issue: AtomicU64,
     renew: AtomicU64,
     revoke: AtomicU64,
+    privileges: AtomicU64,
     other: AtomicU64,
 }
 
@@ -40,6 +43,7 @@ impl Calls {
             Op::Issue => &self.issue,
             Op::Renew => &self.renew,
             Op::Revoke => &self.revoke,
+            Op::Privileges => &self.privileges,
             Op::TokenLookup | Op::TokenRevoke | Op::Health => &self.other,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -53,6 +57,7 @@ impl Calls {
             issue: read(&self.issue),
             renew: read(&self.renew),
             revoke: read(&self.revoke),
+            privileges: read(&self.privileges),
             other: read(&self.other),
         }
     }

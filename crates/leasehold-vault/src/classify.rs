@@ -20,6 +20,7 @@ pub(crate) enum Op {
     Renew,
     Revoke,
     Health,
+    Privileges,
 }
 
 impl Op {
@@ -33,6 +34,7 @@ impl Op {
             Self::Renew => "renewing a lease of",
             Self::Revoke => "revoking a lease of",
             Self::Health => "asking for",
+            Self::Privileges => "asking for rights at",
         }
     }
 
@@ -41,7 +43,7 @@ impl Op {
         let path = match self {
             Self::Issue => return format!("`read` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
-            Self::Login | Self::Health => path,
+            Self::Login | Self::Health | Self::Privileges => path,
             Self::TokenRenew => "auth/token/renew-self",
             Self::TokenRevoke => "auth/token/revoke-self",
             Self::Renew => "sys/leases/renew",

@@ -77,6 +77,7 @@ mod endpoints;
 mod epoch;
 mod health;
 mod keeper;
+mod privileges;
 mod schedule;
 mod session;
 mod token;
@@ -87,6 +88,7 @@ pub use calls::CallCounts;
 pub use config::{ConfigError, VaultConfig};
 pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
+pub use privileges::Missing;
 pub use session::{Session, TokenState};
 
 /// The README's code compiles.
