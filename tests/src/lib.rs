@@ -8,6 +8,8 @@
 #[cfg(doctest)]
 pub struct Readme;
 
+pub mod ready_made;
+
 use std::time::Duration;
 
 use leasehold::{Event, Reason, Rotator, RotatorBuilder, StartError};
