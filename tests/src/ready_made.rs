@@ -73,7 +73,7 @@ impl ReadyMade {
         let admin = world.admin().await;
         admin.batch_execute(POSTGRES).await.unwrap();
         let script = commands(GUIDE).replace("db.internal:5432", &world.pg_address());
-        println!("{}", world.sh(&script).await);
+        world.sh(&script).await;
         let tables = "SET ROLE orders_owner;
             CREATE TABLE orders.accounts (id int PRIMARY KEY, v bigint NOT NULL DEFAULT 0);
             INSERT INTO orders.accounts VALUES (1)";

@@ -64,6 +64,12 @@
 //! ```hcl
 #![doc = include_str!("../policy.hcl")]
 //! ```
+//!
+//! When a source issues its first login, the session asks once (`sys/capabilities-self`) what the
+//! policy gives, and logs a warning for each right that is missing, with what will then not work;
+//! [`DynamicRole::privileges`] is the same as a list. It holds up nothing. What is missing and can
+//! be done without is done without: a lease that may not be renewed is rotated before it ends; one
+//! that may not be revoked is cut short by a renewal of one second, or left to its TTL.
 
 #![forbid(unsafe_code)]
 
