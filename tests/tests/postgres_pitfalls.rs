@@ -134,8 +134,11 @@ async fn a_temporary_table_of_a_live_session_blocks_a_bare_drop_role() {
     for role in ["orders-rw", "orders-ro", "orders-migrate"] {
         let (lease, user, password) = world.creds(role).await;
         let client = world.connect(&user, &password).await;
-        client.batch_execute(table).await.unwrap();
-        client.batch_execute("BEGIN; SELECT * FROM scratch").await.unwrap();
+        // So many that its end takes a while, which the drop has to wait for.
+        let many = "DO $$ BEGIN FOR i IN 1..100 LOOP
+            EXECUTE format('CREATE TEMP TABLE scratch%s (n int)', i); END LOOP; END $$";
+        client.batch_execute(many).await.unwrap();
+        client.batch_execute("BEGIN; SELECT * FROM scratch1").await.unwrap();
         revoke(&world.stack, &lease).await.unwrap_or_else(|e| panic!("{role}: {e}"));
         is_ended(&client).await;
         is_dropped(world, &user).await;
