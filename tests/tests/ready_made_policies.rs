@@ -16,6 +16,8 @@ const ROLE: &str = "orders-rw";
 const CREDS: &str = "database/creds/orders-rw";
 const RENEW: &str = "sys/leases/renew";
 const REVOKE: &str = "sys/leases/revoke";
+const STATIC: &str = "database/static-creds/orders-static";
+const KV: &str = "kv/orders/db";
 const TOKEN_LOOKUP: &str = "auth/token/lookup-self";
 const TOKEN_RENEW: &str = "auth/token/renew-self";
 const TOKEN_REVOKE: &str = "auth/token/revoke-self";
@@ -230,6 +232,36 @@ async fn rights_are_those_of_the_namespace() {
     assert_eq!(missing, [CREDS, RENEW, REVOKE]);
 }
 
+/// Logs in and reads with each policy as it stands and without each of its rules, and compares
+/// what the source says of them.
+async fn missing_of_the_others(world: &ReadyMade, policy: &str, rules: Vec<&str>) {
+    let ask = async |policy: &str| -> (Vec<Missing>, Result<(), ErrorKind>) {
+        let session = world.session(&world.with_policy(policy, "1h").await).await;
+        macro_rules! of {
+            ($source:expr) => {{
+                let source = $source;
+                let missing = source.privileges().await.unwrap();
+                (missing, source.issue().await.map(drop).map_err(|e| e.kind()))
+            }};
+        }
+        // By its own text, so that a policy is tried with the source it is for.
+        match rules[0] {
+            STATIC => of!(session.static_role("database", "orders-static")),
+            KV => of!(session.kv1("kv", "orders/db")),
+            _ => of!(session.kv2("secret", "orders/db")),
+        }
+    };
+    let (missing, read) = ask(policy).await;
+    assert_eq!((missing, read), (vec![], Ok(())), "{}", rules[0]);
+    for rule in &rules {
+        let (missing, read) = ask(&without(policy, rule)).await;
+        let paths: Vec<&str> = missing.iter().map(|m| m.path.as_str()).collect();
+        let expected = if *rule == TOKEN_LOOKUP { &[][..] } else { &[*rule][..] };
+        assert_eq!(paths, expected);
+        assert_eq!(read.is_ok(), *rule != rules[0], "{rule}: what the others are for is optional");
+    }
+}
+
 /// The rules that are about the token are the same in all files, and tested above.
 #[tokio::test]
 async fn the_other_policies_let_in_what_they_name_and_nothing_else() {
@@ -269,6 +301,7 @@ async fn the_other_policies_let_in_what_they_name_and_nothing_else() {
                 assert_eq!(ask(&less).await.unwrap().0, expected, "{other} without {path}");
             }
         }
+        missing_of_the_others(world, policy, all).await;
     }
 }
 

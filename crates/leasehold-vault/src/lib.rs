@@ -67,7 +67,7 @@
 //!
 //! When a source issues its first login, the session asks once (`sys/capabilities-self`) what the
 //! policy gives, and logs a warning for each right that is missing, with what will then not work;
-//! [`DynamicRole::privileges`] is the same as a list. It holds up nothing. What is missing and can
+//! `privileges` of the source is the same as a list. It holds up nothing. What is missing and can
 //! be done without is done without: a lease that may not be renewed is rotated before it ends; one
 //! that may not be revoked is cut short by a renewal of one second, or left to its TTL.
 
@@ -83,9 +83,13 @@ mod endpoints;
 mod epoch;
 mod health;
 mod keeper;
+mod kv;
+mod once;
 mod privileges;
 mod schedule;
+mod seat;
 mod session;
+mod static_role;
 mod token;
 mod tracked;
 
@@ -94,8 +98,11 @@ pub use calls::CallCounts;
 pub use config::{ConfigError, VaultConfig};
 pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
+pub use kv::KvSecret;
+pub use once::once;
 pub use privileges::Missing;
 pub use session::{Session, TokenState};
+pub use static_role::StaticRole;
 
 /// The README's code compiles.
 #[cfg(doctest)]

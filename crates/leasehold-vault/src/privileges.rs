@@ -22,7 +22,7 @@ const TOKEN_REVOKE: &str = "auth/token/revoke-self";
 
 /// A right that the policy does not give, and what comes of that. `Display` is one line.
 ///
-/// From [`DynamicRole::privileges`](crate::DynamicRole::privileges).
+/// From a source's `privileges`, such as [`DynamicRole::privileges`](crate::DynamicRole::privileges).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Missing {

@@ -59,6 +59,8 @@ pub(crate) enum Input {
     Confirmed { generation: u64, refused: bool },
     /// The token that created a lease changed.
     Parent { login: LoginId, state: ParentState },
+    /// The source has something newer than what its last answer told.
+    Changed,
     /// Someone wants a rotation.
     Rotate,
     /// End in order, with borrowed connections given until `deadline`.
@@ -103,6 +105,8 @@ pub(crate) enum Action {
     Distrust { generation: u64 },
     /// Forget the secret and the lease of a login.
     Forget { login: LoginId },
+    /// `login` is the same as `current`, which takes over what else came with it.
+    Merge { login: LoginId, current: LoginId },
     /// Close every pool.
     ClosePools,
     /// Tell everybody.
@@ -137,6 +141,14 @@ pub(crate) struct Machine {
     policy: Policy,
     rng: fastrand::Rng,
     limiter: Limiter,
+    /// As `limiter`, for a source that has never made a lease: asking it again makes nothing.
+    reads: Limiter,
+    /// The source makes leases.
+    leases: bool,
+    /// The source's own news is not followed before this.
+    news_at: Time,
+    /// How often in a row the source's news led to nothing.
+    idle_news: u32,
     attempts: u64,
     swaps: u64,
     renewals: u64,
@@ -170,6 +182,10 @@ impl Machine {
             policy,
             rng: fastrand::Rng::with_seed(seed),
             limiter: Limiter::new(now),
+            reads: Limiter::new(now),
+            leases: false,
+            news_at: now,
+            idle_news: 0,
             attempts: 0,
             swaps: 0,
             renewals: 0,
@@ -219,6 +235,7 @@ impl Machine {
                     login.parent = Some(state);
                 }
             }
+            Input::Changed => self.on_changed(now),
             Input::Rotate => self.want(Reason::Requested),
             Input::Shutdown { deadline } => self.on_shutdown(now, deadline),
         }
@@ -337,6 +354,7 @@ impl Machine {
                 if !self.source_ok {
                     // Whatever kept us from minting is over: start with a full burst.
                     self.limiter.reset(now);
+                    self.reads.reset(now);
                 }
                 (self.source_ok, self.sealed, self.last_error) = (true, false, None);
             }
