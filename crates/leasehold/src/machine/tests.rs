@@ -327,6 +327,7 @@ fn left_by_a_shutdown(answers: &[ErrorKind]) -> (Vec<Remains>, Duration) {
         renewable: true,
         revocable: true,
         parent: None,
+        unchanged: false,
     };
     machine.handle(start, Input::Issued { attempt: 1, sent: start, result: Ok(minted) });
     machine.handle(start, Input::Proved { login: 1, proofs: Proofs::default() });
