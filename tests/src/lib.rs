@@ -13,6 +13,8 @@ pub struct Readme;
 #[cfg(doctest)]
 pub struct Sources;
 
+pub mod ready_made;
+
 use std::time::Duration;
 
 use leasehold::{Event, Reason, Rotator, RotatorBuilder, StartError};

@@ -144,6 +144,11 @@ impl Stack {
         self.processes("reading Postgres's log", |p| read(p.pg().log())).await
     }
 
+    /// The program that the Vault server runs: its command line client as well.
+    pub async fn vault_program(&self) -> Result<std::path::PathBuf> {
+        self.processes("finding its program", |p| Ok(p.bao().program().to_path_buf())).await
+    }
+
     /// The Vault server's log, from its first start on.
     pub async fn vault_log(&self) -> Result<String> {
         #[cfg(feature = "containers")]

@@ -243,6 +243,10 @@ impl BaoServer {
         self.running()?.pause()
     }
 
+    pub(crate) fn program(&self) -> &Path {
+        &self.bin
+    }
+
     pub(crate) fn log(&self) -> &Path {
         &self.log
     }

@@ -12,6 +12,9 @@ use crate::postgres::SUPERUSER;
 use crate::spec::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec, seconds};
 use crate::{Error, Result, Stack, http};
 
+/// The policy that operators are given to copy, as it stands; only its path is put in place.
+const POLICY: &str = include_str!("policy.hcl");
+
 const ACCOUNTS: &str = "create table accounts(
     id int primary key, v bigint not null default 0, note text not null default 'x');
     insert into accounts(id) select generate_series(0, 9999)";
@@ -462,22 +465,14 @@ fn policy(mount: &str, a: &AppRoleSpec, roles: &[RoleSpec]) -> String {
     let mut text = match &a.policy {
         Some(own) => own.clone(),
         None => {
-            let mut lines: Vec<String> = roles
-                .iter()
-                .map(|r| {
-                    format!(r#"path "{mount}/creds/{}" {{ capabilities = ["read"] }}"#, r.name)
-                })
-                .collect();
-            let update = |path: &str| format!(r#"path "{path}" {{ capabilities = ["update"] }}"#);
-            lines.extend(["renew", "revoke", "lookup"].map(|p| update(&format!("sys/leases/{p}"))));
-            if a.no_default_policy {
-                lines.push(r#"path "auth/token/lookup-self" { capabilities = ["read"] }"#.into());
-                lines.extend(
-                    ["auth/token/renew-self", "auth/token/revoke-self", "sys/capabilities-self"]
-                        .map(update),
-                );
+            let creds = |r: &RoleSpec| format!("{mount}/creds/{}", r.name);
+            let mut roles = roles.iter();
+            let first = roles.next().map_or_else(String::new, creds);
+            let mut text = POLICY.replace("database/creds/orders-rw", &first);
+            for role in roles {
+                text += &format!("path \"{}\" {{ capabilities = [\"read\"] }}\n", creds(role));
             }
-            lines.join("\n")
+            text
         }
     };
     text.push('\n');

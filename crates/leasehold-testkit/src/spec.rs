@@ -160,9 +160,9 @@ impl RoleSpec {
 
 /// The AppRole of a database, and what its tokens may do.
 ///
-/// By default its policy is the least that a lease manager needs: read credentials of the roles,
-/// renew, revoke and look up leases; what concerns the token itself comes with the server's own
-/// `default` policy.
+/// By default its policy is the least that a lease manager needs, `deploy/vault/dynamic-role.hcl`
+/// of Leasehold's repository: read credentials of the roles, renew and revoke leases, and what
+/// concerns the token itself.
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct AppRoleSpec {
@@ -226,8 +226,7 @@ impl AppRoleSpec {
         self
     }
 
-    /// Without the server's `default` policy; what tokens need for themselves is then part of
-    /// ours.
+    /// Without the server's `default` policy. What tokens need for themselves is part of ours.
     pub fn no_default_policy(mut self) -> Self {
         self.no_default_policy = true;
         self

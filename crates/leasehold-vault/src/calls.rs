@@ -20,6 +20,8 @@ pub struct CallCounts {
     pub renew: u64,
     /// Revocations of leases.
     pub revoke: u64,
+    /// Questions what the policy gives: one for each source.
+    pub privileges: u64,
     /// Everything else: lookups, revocations of tokens, health.
     pub other: u64,
 }
@@ -32,6 +34,7 @@ pub(crate) struct Calls {
     read: AtomicU64,
     renew: AtomicU64,
     revoke: AtomicU64,
+    privileges: AtomicU64,
     other: AtomicU64,
 }
 
@@ -47,6 +50,7 @@ impl Calls {
             Op::TokenLookup | Op::TokenRevoke | Op::Health | Op::WrapLookup | Op::Unwrap => {
                 &self.other
             }
+            Op::Privileges => &self.privileges,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -60,6 +64,7 @@ impl Calls {
             read: read(&self.read),
             renew: read(&self.renew),
             revoke: read(&self.revoke),
+            privileges: read(&self.privileges),
             other: read(&self.other),
         }
     }

@@ -24,6 +24,7 @@ pub(crate) enum Op {
     Health,
     WrapLookup,
     Unwrap,
+    Privileges,
 }
 
 impl Op {
@@ -40,6 +41,7 @@ impl Op {
             Self::Health => "asking for",
             Self::WrapLookup => "looking at the wrapping token by",
             Self::Unwrap => "unwrapping by",
+            Self::Privileges => "asking for rights at",
         }
     }
 
@@ -48,7 +50,7 @@ impl Op {
         let path = match self {
             Self::Issue | Self::Read => return format!("`read` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
-            Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap => path,
+            Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap | Self::Privileges => path,
             Self::TokenRenew => "auth/token/renew-self",
             Self::TokenRevoke => "auth/token/revoke-self",
             Self::Renew => "sys/leases/renew",

@@ -1,5 +1,6 @@
 //! What goes over the wire, where vaultrs has no endpoint or drops what we need.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use leasehold::LoginForm;
@@ -109,6 +110,13 @@ pub(crate) struct RevokeLease {
 #[derive(Endpoint)]
 #[endpoint(path = "auth/token/lookup-self")]
 pub(crate) struct LookupSelf {}
+
+/// What the calling token may do, in the namespace of the request.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/capabilities-self", method = "POST")]
+pub(crate) struct CapabilitiesSelf {
+    pub(crate) paths: Vec<String>,
+}
 
 /// Active, standby, sealed, uninitialised. Needs no token.
 #[derive(Endpoint)]
@@ -256,6 +264,12 @@ pub(crate) struct LookupData {
     pub(crate) num_uses: i64,
     #[serde(default, rename = "type")]
     pub(crate) kind: String,
+}
+
+/// The answer to a question for capabilities, by path.
+#[derive(Deserialize)]
+pub(crate) struct CapabilitiesReply {
+    pub(crate) data: HashMap<String, Vec<String>>,
 }
 
 /// The answer of `sys/health`, which has a body with every status.

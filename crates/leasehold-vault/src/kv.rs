@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 
 use crate::classify::Op;
 use crate::endpoints::{KvReply, MetadataReply, ReadPath, VersionedReply};
+use crate::privileges::{self, Missing, Need, Teller};
 use crate::schedule;
 use crate::seat::Seat;
 use crate::session::Session;
@@ -42,6 +43,7 @@ pub struct KvSecret {
     /// Where its version is: the same for an engine without versions.
     metadata: String,
     check_every: Duration,
+    teller: Teller,
     seen: Mutex<Option<Seen>>,
     no_metadata: AtomicBool,
 }
@@ -66,6 +68,7 @@ impl KvSecret {
             data,
             metadata,
             check_every: CHECK_EVERY,
+            teller: Teller::default(),
             seen: Mutex::new(None),
             no_metadata: AtomicBool::new(version == 1),
         }
@@ -83,6 +86,26 @@ impl KvSecret {
     #[must_use]
     pub fn session(&self) -> &Session {
         self.seat.session()
+    }
+
+    /// Which of the rights that are needed the policy does not give now, by one request: to read
+    /// the secret and, in version 2, its metadata, and what concerns the session's own token. The
+    /// same is told in the log, a line each, when the source is first used.
+    ///
+    /// # Errors
+    /// The question could not be put, or its answer not be understood. Not to be allowed to ask is
+    /// no error: the right to ask is then what is missing.
+    pub async fn privileges(&self) -> Result<Vec<Missing>, SourceError> {
+        privileges::missing(self.session(), self.needs()).await
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let mut needs = vec![Need::read(&self.data, "the login can't be read")];
+        if self.version != 1 {
+            let without = "the secret itself is read each time, to see whether it changed";
+            needs.push(Need::read(&self.metadata, without));
+        }
+        needs
     }
 
     async fn get<R: DeserializeOwned>(&self, path: &str) -> Result<R, SourceError> {
@@ -168,6 +191,7 @@ fn is_same(a: &Credential, b: &Credential) -> bool {
 
 impl CredentialSource for KvSecret {
     async fn issue(&self) -> Result<Issued, SourceError> {
+        self.teller.tell_once(self.session(), &self.data, self.needs());
         let (version, form) = self.read().await?;
         let credential = self.login(version, form);
         self.note(version, credential.as_ref().ok().cloned());

@@ -67,6 +67,12 @@
 //! ```hcl
 #![doc = include_str!("../policy.hcl")]
 //! ```
+//!
+//! When a source issues its first login, the session asks once (`sys/capabilities-self`) what the
+//! policy gives, and logs a warning for each right that is missing, with what will then not work;
+//! `privileges` of the source is the same as a list. It holds up nothing. What is missing and can
+//! be done without is done without: a lease that may not be renewed is rotated before it ends; one
+//! that may not be revoked is cut short by a renewal of one second, or left to its TTL.
 
 #![forbid(unsafe_code)]
 
@@ -84,6 +90,7 @@ mod keeper;
 mod kv;
 mod limit;
 mod once;
+mod privileges;
 mod schedule;
 mod seat;
 mod session;
@@ -98,6 +105,7 @@ pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
 pub use kv::KvSecret;
 pub use once::once;
+pub use privileges::Missing;
 pub use session::{Session, TokenState};
 pub use static_role::StaticRole;
 

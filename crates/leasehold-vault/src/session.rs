@@ -183,6 +183,11 @@ impl Session {
         &self.0.parts.api
     }
 
+    /// Whether there is a way to another token once this one has ended.
+    pub(crate) fn can_log_in_anew(&self) -> bool {
+        self.0.parts.auth.repeatable()
+    }
+
     pub(crate) fn source_made(&self) {
         self.0.sources.fetch_add(1, Ordering::Relaxed);
     }

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::classify::Op;
 use crate::endpoints::{StaticCreds, StaticData, StaticReply};
+use crate::privileges::{self, Missing, Need, Teller};
 use crate::schedule;
 use crate::seat::Seat;
 use crate::session::Session;
@@ -42,6 +43,7 @@ pub struct StaticRole {
     role: String,
     path: String,
     check_every: Duration,
+    teller: Teller,
     seen: Mutex<Option<Seen>>,
 }
 
@@ -77,6 +79,7 @@ impl StaticRole {
             mount: mount.to_owned(),
             role: role.to_owned(),
             check_every: CHECK_EVERY,
+            teller: Teller::default(),
             seen: Mutex::new(None),
         }
     }
@@ -93,6 +96,21 @@ impl StaticRole {
     #[must_use]
     pub fn session(&self) -> &Session {
         self.seat.session()
+    }
+
+    /// Which of the rights that are needed the policy does not give now, by one request: to read
+    /// `MOUNT/static-creds/ROLE`, and what concerns the session's own token. The same is told in
+    /// the log, a line each, when the source is first used.
+    ///
+    /// # Errors
+    /// The question could not be put, or its answer not be understood. Not to be allowed to ask is
+    /// no error: the right to ask is then what is missing.
+    pub async fn privileges(&self) -> Result<Vec<Missing>, SourceError> {
+        privileges::missing(self.session(), self.needs()).await
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        vec![Need::read(&self.path, "the login can't be read")]
     }
 
     async fn read(&self) -> Result<Seen, SourceError> {
@@ -124,6 +142,7 @@ impl StaticRole {
 
 impl CredentialSource for StaticRole {
     async fn issue(&self) -> Result<Issued, SourceError> {
+        self.teller.tell_once(self.session(), &self.path, self.needs());
         let read = self.read().await?;
         debug!(role = %self.path, username = read.username, ttl = ?read.ttl, "static role read");
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(read.clone());

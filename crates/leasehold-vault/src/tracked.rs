@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::classify::Failure;
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, UsedRights};
 use crate::keeper::Command;
 use crate::schedule;
 use crate::token::TokenGrant;
@@ -66,8 +66,9 @@ impl Tracked {
             Some(ends) => ParentState::ending(ends, renewable, replaceable),
         };
         let (state, see) = watch::channel(state);
+        let rights = UsedRights { renew: renewable, revoke: grant.own && !grant.batch };
         Self {
-            epoch: Epoch::new(number, grant.token, see, keeper),
+            epoch: Epoch::new(number, grant.token, rights, see, keeper),
             state,
             replaceable,
             own: grant.own,

@@ -208,6 +208,11 @@ impl Parent {
         *self.state.borrow()
     }
 
+    /// The state alone, which keeps no token alive.
+    pub(crate) fn follow(&self) -> watch::Receiver<ParentState> {
+        self.state.clone()
+    }
+
     /// Waits for the state to change. Never returns once the session is gone. Cancel safe.
     pub async fn changed(&mut self) -> ParentState {
         if self.state.changed().await.is_err() {

@@ -262,7 +262,8 @@ impl Event {
             Self::Drained { forced, left, .. } if forced.is_empty() && *left == 0 => Severity::Info,
             Self::IssueFailed { error, .. }
             | Self::RenewFailed { error, .. }
-            | Self::RevokeFailed { error, .. }
+            // With a retry: refused, and a short renewal comes instead.
+            | Self::RevokeFailed { error, retry_in: None, .. }
                 if !error.is_transient() && error.kind() != ErrorKind::NotRenewable =>
             {
                 Severity::Error
@@ -289,6 +290,7 @@ struct Again<'a>(&'a Option<Duration>, &'static str);
 impl fmt::Display for Again<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            Some(after) if after.is_zero() => f.write_str("; another way is tried"),
             Some(after) => write!(f, "; again in {after:.1?}"),
             None => f.write_str(self.1),
         }

@@ -144,6 +144,7 @@ async fn give_back(held: Held, clock: Clock) -> ShutdownReport {
             username: Some(credential.username().to_owned()),
             ends_in: end.map(|end| clock.now().until(end)),
             why: error.to_string(),
+            goes_with_its_token: false,
         });
     }
     // What keeps a token alive goes before the source is asked to give it back.

@@ -140,7 +140,13 @@ impl Sim {
 /// How many requests a session has sent.
 pub fn all_calls(session: &Session) -> u64 {
     let calls = session.calls();
-    calls.login + calls.token_renew + calls.issue + calls.renew + calls.revoke + calls.other
+    calls.login
+        + calls.token_renew
+        + calls.issue
+        + calls.renew
+        + calls.revoke
+        + calls.privileges
+        + calls.other
 }
 
 async fn turns() {
@@ -250,6 +256,16 @@ impl GoodVault {
             Reply::json(200, format!(r#"{{"lease_duration":{granted}}}"#))
         });
         vault.serve(REVOKE, |_, _| Reply::json(204, ""));
+        vault.serve("sys/capabilities-self", |_, request| {
+            let body: serde_json::Value =
+                serde_json::from_str(request.rsplit("\r\n\r\n").next().unwrap_or_default())
+                    .expect("JSON");
+            let all = serde_json::json!(["create", "read", "update", "delete", "list", "sudo"]);
+            let paths = body["paths"].as_array().expect("paths").iter();
+            let answer: serde_json::Map<_, _> =
+                paths.map(|p| (p.as_str().expect("a path").to_owned(), all.clone())).collect();
+            Reply::json(200, serde_json::json!({ "data": answer }).to_string())
+        });
         vault
     }
 

@@ -30,6 +30,8 @@ pub(super) struct Retiring {
     how: Revocation,
     failures: u32,
     retry_at: Option<Time>,
+    /// Why nothing more is tried: it is left to its TTL.
+    pub(super) left: Option<SourceError>,
 }
 
 impl Draining {
@@ -48,7 +50,7 @@ impl Draining {
 impl Retiring {
     fn new(login: Login) -> Self {
         let how = Revocation::Mode(RevokeMode::Sync);
-        Self { login, in_flight: false, how, failures: 0, retry_at: None }
+        Self { login, in_flight: false, how, failures: 0, retry_at: None, left: None }
     }
 
     pub(super) fn next_look(&self) -> Option<Time> {
@@ -181,8 +183,9 @@ impl Machine {
         // Left to its TTL: looked at again only when the lease ends.
         let never = Time::from_start(Duration::MAX);
         retiring.retry_at = Some(next.map_or(never, |(_, at)| at));
-        if let Some((how, _)) = next {
-            retiring.how = how;
+        match next {
+            Some((how, _)) => retiring.how = how,
+            None => retiring.left = Some(error.clone()),
         }
         let retry_in = next.map(|(_, at)| now.until(at));
         self.emit(Event::RevokeFailed { generation, error, retry_in });

@@ -315,3 +315,67 @@ fn a_rotation_that_the_limiter_holds_is_free_once_its_leeway_has_come() {
     assert!(machine.next_deadline().is_some_and(|at| at <= leeway));
     assert!(issues(&machine.handle(leeway, Input::Tick)), "a planned rotation waits for no permit");
 }
+
+/// A shutdown with one login, whose revocation is answered so; what is left, and the time it took.
+fn left_by_a_shutdown(answers: &[ErrorKind]) -> (Vec<Remains>, Duration) {
+    let start = Time::from_start(Duration::from_secs(1));
+    let mut machine = Machine::new(Policy::default(), start, 1);
+    machine.handle(start, Input::Tick);
+    let minted = Minted {
+        username: "user".to_owned(),
+        ttl: Some(Duration::from_secs(3600)),
+        renewable: true,
+        revocable: true,
+        parent: None,
+        unchanged: false,
+    };
+    machine.handle(start, Input::Issued { attempt: 1, sent: start, result: Ok(minted) });
+    machine.handle(start, Input::Proved { login: 1, proofs: Proofs::default() });
+    machine.handle(start, Input::Shutdown { deadline: start + Duration::from_secs(10) });
+    let drained = Input::Drained { generation: 1, forced: Vec::new(), left: 0 };
+    let (mut now, mut actions) = (start, machine.handle(start, drained));
+    let mut answers = answers.iter().copied().cycle();
+    loop {
+        let mut answer = None;
+        for action in actions {
+            match action {
+                Action::Finished(remains) => return (remains, now - start),
+                Action::Revoke { login, how } => answer = Some((login, how)),
+                _ => {}
+            }
+        }
+        let mut refuse = || {
+            let kind = answers.next().expect("cycled");
+            SourceError::new(kind, "refused")
+        };
+        let input = match answer {
+            Some((login, Revocation::Soft)) => {
+                let (attempt, sent) = (SOFT_REVOKE, now);
+                Input::Renewed { login, attempt, sent, result: Err(refuse()) }
+            }
+            Some((login, _)) => Input::Revoked { login, result: Err(refuse()) },
+            None => {
+                now = machine.next_deadline().expect("it ends").max(now);
+                Input::Tick
+            }
+        };
+        actions = machine.handle(now, input);
+    }
+}
+
+#[test]
+fn i9_a_refused_lease_is_not_waited_for_and_only_such_a_one_goes_with_its_token() {
+    let (left, took) = left_by_a_shutdown(&[ErrorKind::Denied]);
+    assert_eq!(took, Duration::ZERO, "nothing more can be tried");
+    assert!(left.len() == 1 && left[0].goes_with_its_token, "{left:?}");
+    assert!(left[0].why.contains("refused"), "{left:?}");
+
+    let (left, took) = left_by_a_shutdown(&[ErrorKind::Denied, ErrorKind::NotRenewable]);
+    assert_eq!(took, Duration::ZERO, "at its maximum TTL");
+    assert!(left[0].goes_with_its_token, "{left:?}");
+
+    // A server that could not carry it out may not do so for the token either.
+    let (left, took) = left_by_a_shutdown(&[ErrorKind::ServerFault]);
+    assert!(took >= Duration::from_secs(10), "tried as long as there is time: {took:?}");
+    assert!(left.len() == 1 && !left[0].goes_with_its_token, "{left:?}");
+}

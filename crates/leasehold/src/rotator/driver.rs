@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::fanout::{drain_everywhere, prove_everywhere};
 use super::{Command, Observer, ShutdownReport};
 use crate::clock::{Clock, Time};
-use crate::credential::{Credential, Issued, Lease, Parent};
+use crate::credential::{Credential, Issued, Lease, Parent, ParentState};
 use crate::event::Event;
 use crate::generation::Generation;
 use crate::health::Status;
@@ -644,7 +644,13 @@ impl Driver {
     }
 
     /// The last steps of a shutdown: the source's own, the tasks, the news.
-    async fn wind_up(&mut self, remains: Vec<Remains>) {
+    async fn wind_up(&mut self, mut remains: Vec<Remains>) {
+        let parents: HashMap<String, _> = (self.logins.values())
+            .filter_map(|held| {
+                let parent = held.parent.as_ref()?.follow();
+                Some((held.credential.username().to_owned(), parent))
+            })
+            .collect();
         // First what keeps tokens alive, so that the source may give them back.
         self.logins.clear();
         self.tasks.shutdown().await;
@@ -654,6 +660,16 @@ impl Driver {
         };
         let source = self.runtime.spawn(close).await.unwrap_or_else(|_| {
             vec!["the source panicked when it was closed: see the panic message".to_owned()]
+        });
+        // A lease that nobody was allowed to revoke has gone all the same if the source gave back
+        // the token that made it.
+        let now = self.clock.now();
+        remains.retain(|left| {
+            let parent = left.username.as_ref().and_then(|user| parents.get(user));
+            let ended = |parent: &watch::Receiver<ParentState>| {
+                parent.borrow().ends.is_some_and(|ends| ends <= now)
+            };
+            !(left.goes_with_its_token && parent.is_some_and(ended))
         });
         // The report before the news: an observer may panic.
         self.report.send_replace(Some(Arc::new(ShutdownReport { remains, source })));
