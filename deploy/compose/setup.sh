@@ -19,7 +19,8 @@ bao write database/roles/app \
     creation_statements="CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE app_rw" \
     revocation_statements='DROP ROLE IF EXISTS "{{name}}"'
 
-bao policy write axum-app /setup/policy.hcl
+sed 's|database/creds/orders-rw|database/creds/app|' /policies/dynamic-role.hcl \
+    | bao policy write axum-app -
 bao auth list | grep -q '^approle/' || bao auth enable approle
 bao write auth/approle/role/axum-app \
     token_policies=axum-app token_ttl=1h token_max_ttl=4h

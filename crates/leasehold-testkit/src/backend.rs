@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::bao::{BaoServer, Storage};
+use crate::bao::{BaoServer, Extras, Storage};
 use crate::postgres::{Certificate, PostgresServer};
 use crate::programs::Programs;
 use crate::watchdog::Watchdog;
@@ -46,6 +46,7 @@ pub(crate) struct Processes {
 pub(crate) struct Plan {
     pub(crate) programs: Programs,
     pub(crate) storage: Storage,
+    pub(crate) extras: Extras,
     pub(crate) certificate: Option<Certificate>,
     pub(crate) postgres_settings: Vec<(String, String)>,
     pub(crate) secret: String,
@@ -73,8 +74,14 @@ impl Processes {
                     &watchdog,
                 )
             });
-            let bao =
-                BaoServer::start(&plan.programs.bao, &dir, plan.storage, &plan.secret, &watchdog);
+            let bao = BaoServer::start(
+                &plan.programs.bao,
+                &dir,
+                plan.storage,
+                &plan.extras,
+                &plan.secret,
+                &watchdog,
+            );
             let pg = pg.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             (pg, bao)
         });

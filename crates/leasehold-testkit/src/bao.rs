@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::process::{LaunchError, Process, command, free_port};
+use crate::postgres::Certificate;
+use crate::process::{LaunchError, Process, command, free_port, write_private};
 use crate::watchdog::{SERVER, Watchdog};
 use crate::{Error, Result};
 
@@ -26,6 +27,15 @@ pub enum Storage {
     Raft,
 }
 
+/// What goes beyond a plain server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extras {
+    /// A second listener, with TLS: the server's certificate, and the CA of its clients'.
+    pub(crate) tls: Option<(Certificate, String)>,
+    /// Every request and answer in a file, with the secrets in clear.
+    pub(crate) audit_raw: bool,
+}
+
 /// Everything needed to start the same server again.
 #[derive(Debug)]
 pub(crate) struct BaoServer {
@@ -33,7 +43,11 @@ pub(crate) struct BaoServer {
     dir: PathBuf,
     log: PathBuf,
     pub(crate) storage: Storage,
+    /// Plain HTTP: what the test kit itself talks to, TLS or not.
     pub(crate) port: u16,
+    /// HTTPS, if there is a certificate.
+    pub(crate) tls_port: Option<u16>,
+    extras: Extras,
     /// Given to the dev server; for raft, what the initialisation returned.
     pub(crate) root_token: String,
     unseal_key: Option<String>,
@@ -46,6 +60,7 @@ impl BaoServer {
         bin: &Path,
         dir: &Path,
         storage: Storage,
+        extras: &Extras,
         secret: &str,
         watchdog: &Arc<Watchdog>,
     ) -> Result<Self> {
@@ -55,6 +70,8 @@ impl BaoServer {
             log: dir.join("bao.log"),
             storage,
             port: 0,
+            tls_port: None,
+            extras: extras.clone(),
             root_token: format!("root-{secret}"),
             unseal_key: None,
             watchdog: Arc::clone(watchdog),
@@ -64,6 +81,7 @@ impl BaoServer {
         fs::create_dir_all(&data).map_err(Error::io(format!("making {}", data.display())))?;
         for _ in 0..10 {
             server.port = free_port()?;
+            server.tls_port = extras.tls.is_some().then(free_port).transpose()?;
             match server.launch() {
                 Ok(process) => {
                     server.process = Some(process);
@@ -80,6 +98,9 @@ impl BaoServer {
         let port = self.port;
         let mut c = command(SERVER, &self.bin, &self.dir);
         c.arg("server");
+        if let Some(file) = self.write_extras().map_err(LaunchError::Other)? {
+            c.arg(format!("-config={}", file.display()));
+        }
         match self.storage {
             Storage::Dev => c.args([
                 "-dev".into(),
@@ -95,8 +116,9 @@ impl BaoServer {
                 c.arg(format!("-config={}", file.display()))
             }
         };
+        let open = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
         let ready = |_: u32, said: &str| {
-            said.contains(READY) && TcpStream::connect(("127.0.0.1", port)).is_ok()
+            said.contains(READY) && open(port) && self.tls_port.is_none_or(open)
         };
         let taken = "address already in use";
         Process::launch("OpenBao", c, &self.log, &self.watchdog, taken, ready)
@@ -119,6 +141,49 @@ impl BaoServer {
             "disable_mlock": true,
         })
         .to_string()
+    }
+
+    /// A second configuration file, which the server adds to the first or to that of `-dev`.
+    fn write_extras(&self) -> Result<Option<PathBuf>> {
+        let file = |name: &str| self.dir.join(name);
+        let mut hcl = String::new();
+        if let (Some((own, client_ca)), Some(port)) = (&self.extras.tls, self.tls_port) {
+            for (name, text) in
+                [("server.crt", &own.chain), ("server.key", &own.key), ("client_ca.crt", client_ca)]
+            {
+                write_private(&file(name), text)?;
+            }
+            // A client may come without a certificate: all but one auth method do.
+            hcl += &format!(
+                "listener \"tcp\" {{\n address = \"127.0.0.1:{port}\"\n tls_cert_file = {:?}\n \
+                 tls_key_file = {:?}\n tls_client_ca_file = {:?}\n}}\n",
+                file("server.crt"),
+                file("server.key"),
+                file("client_ca.crt"),
+            );
+        }
+        if self.extras.audit_raw {
+            // Declared here: the server refuses to enable such a device by its API.
+            hcl += &format!(
+                "audit \"file\" \"raw\" {{\n options {{\n file_path = {:?}\n log_raw = \"true\"\n \
+                 }}\n}}\n",
+                self.audit_log(),
+            );
+        }
+        if hcl.is_empty() {
+            return Ok(None);
+        }
+        write_private(&file("extras.hcl"), &hcl)?;
+        Ok(Some(file("extras.hcl")))
+    }
+
+    /// Where the raw audit goes, if it was asked for.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.dir.join("audit.log")
+    }
+
+    pub(crate) fn audits(&self) -> bool {
+        self.extras.audit_raw
     }
 
     /// Raft: what the initialisation returned. Dev: what the server prints, anew at each start and
@@ -176,6 +241,10 @@ impl BaoServer {
 
     pub(crate) fn pause(&self) -> Result<()> {
         self.running()?.pause()
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.bin
     }
 
     pub(crate) fn log(&self) -> &Path {

@@ -107,7 +107,8 @@ pub(crate) async fn start(postgres_settings: &[(String, String)]) -> Result<Stac
                 pg_port,
                 pg_for_vault: format!("{pg_name}:5432"),
                 pg_password: password,
-                ca_pem: None,
+                vault_tls: None,
+                authority: None,
             },
             backend: Backend::Containers(Containers {
                 pair: Mutex::new(Some(Arc::new(Pair { pg, bao }))),

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 
 /// Above the server's own limit of 90 s: a read of credentials that the client cuts short can
 /// leave a Postgres role that nobody revokes.
-const LIMIT: Duration = Duration::from_secs(100);
+pub(crate) const LIMIT: Duration = Duration::from_secs(100);
 
 /// A status and a body: `Null` where there is none.
 pub(crate) type Reply = (u16, Value);
@@ -29,14 +29,16 @@ pub(crate) async fn request(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Reply> {
-    request_within(LIMIT, authority, token, method, path, body).await
+    let token = ("X-Vault-Token", token);
+    let headers = if token.1.is_empty() { &[][..] } else { &[token][..] };
+    request_within(LIMIT, authority, headers, method, path, body).await
 }
 
-/// The same with another limit.
+/// The same with another limit and other headers.
 pub(crate) async fn request_within(
     limit: Duration,
     authority: &str,
-    token: &str,
+    headers: &[(&str, &str)],
     method: &str,
     path: &str,
     body: Option<&Value>,
@@ -52,8 +54,8 @@ pub(crate) async fn request_within(
         .uri(format!("/v1/{path}"))
         .header("Host", authority)
         .header("Connection", "close");
-    if !token.is_empty() {
-        request = request.header("X-Vault-Token", token);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
     let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
     let request = request

@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 mod admin;
+mod audit;
 mod backend;
 mod bao;
 #[cfg(feature = "containers")]
@@ -34,4 +35,6 @@ pub use shared::shared;
 pub use sockets::sockets_to;
 pub use spec::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec};
 pub use stack::{Stack, StackBuilder};
+#[cfg(feature = "tls")]
+pub use tls::ClientCertificate;
 pub use wait::eventually;

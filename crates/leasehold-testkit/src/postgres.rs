@@ -1,7 +1,8 @@
 //! The Postgres server as a child process.
 
+use std::fmt;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::process::Signal;
 
-use crate::process::{LaunchError, Process, command, free_port, run, unprivileged};
+use crate::process::{LaunchError, Process, command, free_port, run, unprivileged, write_private};
 use crate::watchdog::{HELPER, SERVER, Watchdog};
 use crate::{Error, Result};
 
@@ -38,11 +39,16 @@ pub(crate) struct PostgresServer {
 }
 
 /// What a server certificate consists of, as PEM.
-#[derive(Debug)]
+#[derive(Clone)]
 pub(crate) struct Certificate {
-    pub(crate) ca: String,
     pub(crate) chain: String,
     pub(crate) key: String,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Certificate")
+    }
 }
 
 impl PostgresServer {
@@ -116,9 +122,7 @@ impl PostgresServer {
     /// A file that only the server may read, as it demands of its key.
     fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.home.join(name);
-        fs::write(&path, text)
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o600)))
-            .map_err(Error::io(format!("writing {}", path.display())))?;
+        write_private(&path, text)?;
         self.give_away(&path)
     }
 

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -75,6 +76,13 @@ pub(crate) fn command(how: &str, program: &Path, home: &Path) -> Command {
         // Its own group: Ctrl-C and a runner's kill reach us first; the watchdog does the rest.
         .process_group(0);
     c
+}
+
+/// A file that nobody else may read.
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o600)))
+        .map_err(Error::io(format!("writing {}", path.display())))
 }
 
 /// A running server.

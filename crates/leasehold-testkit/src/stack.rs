@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Plan, Processes, secret};
-use crate::bao::Storage;
-use crate::postgres::{Certificate, SUPERUSER};
+use crate::bao::{Extras, Storage};
+use crate::postgres::SUPERUSER;
 use crate::process::START_TIMEOUT;
 use crate::programs::Search;
+use crate::spec::seconds;
+#[cfg(feature = "tls")]
+use crate::tls::Authority;
 use crate::{Error, Result, http};
 
 /// A real OpenBao (or Vault) and a real Postgres on free ports of 127.0.0.1.
@@ -51,13 +54,15 @@ pub(crate) struct Inner {
 pub(crate) struct Endpoints {
     /// `host:port`
     pub(crate) vault: String,
+    /// The same server's `host:port` with TLS.
+    pub(crate) vault_tls: Option<String>,
     pub(crate) root_token: String,
     pub(crate) pg_host: String,
     pub(crate) pg_port: u16,
     /// `host:port` of Postgres as the Vault server sees it.
     pub(crate) pg_for_vault: String,
     pub(crate) pg_password: String,
-    pub(crate) ca_pem: Option<String>,
+    pub(crate) authority: Option<Authority>,
 }
 
 impl fmt::Debug for Stack {
@@ -76,6 +81,8 @@ impl fmt::Debug for Stack {
 pub struct StackBuilder {
     storage: Storage,
     tls: bool,
+    vault_tls: Vec<String>,
+    audit_raw: bool,
     postgres_settings: Vec<(String, String)>,
     search: Search,
 }
@@ -92,6 +99,27 @@ impl StackBuilder {
     /// `tls`.
     pub fn postgres_tls(mut self, on: bool) -> Self {
         self.tls = on;
+        self
+    }
+
+    /// The Vault server with TLS ([`Stack::vault_addr`] is `https://` then), under a CA of its own
+    /// ([`Stack::ca_pem`]) with a certificate for `localhost` and 127.0.0.1. Clients may show a
+    /// certificate of that CA (`Stack::client_certificate`), and need not. Needs the feature
+    /// `tls`.
+    pub fn vault_tls(self) -> Self {
+        self.vault_tls_for(["localhost", "127.0.0.1"])
+    }
+
+    /// The same with a certificate for other names.
+    pub fn vault_tls_for<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.vault_tls = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Keeps each request and answer of the Vault server, with all secrets in clear, for
+    /// [`Stack::secrets_issued`]. OpenBao only.
+    pub fn audit_raw(mut self) -> Self {
+        self.audit_raw = true;
         self
     }
 
@@ -117,12 +145,23 @@ impl StackBuilder {
 
     /// Finds or fetches the programs, starts both servers and waits until they are ready.
     pub async fn start(self) -> Result<Stack> {
-        let certificate = if self.tls { Some(certificate()?) } else { None };
-        let ca_pem = certificate.as_ref().map(|c| c.ca.clone());
+        let tls = self.tls || !self.vault_tls.is_empty();
+        let authority = if tls { Some(Authority::new()?) } else { None };
+        let mut certificate = None;
+        let mut extras = Extras { tls: None, audit_raw: self.audit_raw };
+        if let Some(ca) = &authority {
+            if self.tls {
+                certificate = Some(ca.server(&["localhost".into(), "127.0.0.1".into()])?);
+            }
+            if !self.vault_tls.is_empty() {
+                extras.tls = Some((ca.server(&self.vault_tls)?, ca.pem().to_owned()));
+            }
+        }
         let (processes, plan) = blocking(move || {
             let plan = Plan {
                 programs: self.search.run(self.tls)?,
                 storage: self.storage,
+                extras,
                 certificate,
                 postgres_settings: self.postgres_settings,
                 secret: secret()?,
@@ -130,7 +169,9 @@ impl StackBuilder {
             Ok((Processes::start(&plan)?, plan))
         })
         .await?;
-        let (vault, pg_port) = (format!("127.0.0.1:{}", processes.bao().port), processes.pg().port);
+        let at = |port| format!("127.0.0.1:{port}");
+        let (vault, pg_port) = (at(processes.bao().port), processes.pg().port);
+        let vault_tls = processes.bao().tls_port.map(at);
         if plan.storage == Storage::Raft {
             initialise(&vault, &processes).await?;
         }
@@ -139,12 +180,13 @@ impl StackBuilder {
             inner: Arc::new(Inner {
                 ends: Endpoints {
                     vault,
+                    vault_tls,
                     root_token,
                     pg_host: "127.0.0.1".into(),
                     pg_port,
                     pg_for_vault: format!("127.0.0.1:{pg_port}"),
                     pg_password: plan.secret,
-                    ca_pem,
+                    authority,
                 },
                 backend: Backend::Processes(Box::new(processes)),
             }),
@@ -156,9 +198,11 @@ impl StackBuilder {
 impl StackBuilder {
     /// As [`Stack::containers`], with this builder's settings for Postgres.
     pub async fn start_containers(self) -> Result<Stack> {
-        if self.tls || self.storage != Storage::Dev {
+        let special = self.tls || !self.vault_tls.is_empty() || self.audit_raw;
+        if special || self.storage != Storage::Dev {
             return Err(Error::Unsupported(
-                "containers come with Storage::Dev and without TLS: use start() for the rest"
+                "containers come with Storage::Dev, without TLS and without an audit: use start() \
+                 for the rest"
                     .into(),
             ));
         }
@@ -177,10 +221,14 @@ impl Stack {
         StackBuilder::default()
     }
 
-    /// The Vault server's address, `http://127.0.0.1:PORT`.
+    /// The Vault server's address, `http://127.0.0.1:PORT`, or `https://` if it was started with
+    /// TLS.
     #[must_use]
     pub fn vault_addr(&self) -> String {
-        format!("http://{}", self.inner.ends.vault)
+        match &self.inner.ends.vault_tls {
+            Some(tls) => format!("https://{tls}"),
+            None => format!("http://{}", self.inner.ends.vault),
+        }
     }
 
     /// A token that may do everything.
@@ -213,10 +261,21 @@ impl Stack {
         &self.inner.ends.pg_password
     }
 
-    /// The CA of Postgres's certificate, as PEM, if it was started with TLS.
+    /// The CA of the servers' certificates, as PEM, if one of them was started with TLS.
     #[must_use]
     pub fn ca_pem(&self) -> Option<&str> {
-        self.inner.ends.ca_pem.as_deref()
+        self.inner.ends.authority.as_ref().map(Authority::pem)
+    }
+
+    /// A certificate of the stack's CA for a client of this name.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(&self, common_name: &str) -> Result<crate::ClientCertificate> {
+        match &self.inner.ends.authority {
+            Some(ca) => ca.client(common_name),
+            None => Err(Error::Unsupported(
+                "there is no CA: start the stack with vault_tls() or postgres_tls(true)".into(),
+            )),
+        }
     }
 
     /// The folder with the servers' data and logs (`bao.log`, `pg.log`). It goes with the stack.
@@ -260,6 +319,27 @@ impl Stack {
         body: Option<Value>,
     ) -> Result<(u16, Value)> {
         http::request(&self.inner.ends.vault, token, method, path, body.as_ref()).await
+    }
+
+    /// Any request with the root token whose answer is put behind a wrapping token, which lives
+    /// for `ttl` (whole seconds) and is used once. Returns the wrapping token.
+    pub async fn vault_request_wrapped(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+        ttl: Duration,
+    ) -> Result<String> {
+        let ttl = format!("{}s", seconds("ttl", ttl)?);
+        let headers = [("X-Vault-Token", self.root_token()), ("X-Vault-Wrap-TTL", &ttl)];
+        let (vault, body) = (&self.inner.ends.vault, body.as_ref());
+        let reply = http::request_within(http::LIMIT, vault, &headers, method, path, body).await?;
+        let reply = http::ok(method, path, reply)?;
+        let token = reply["wrap_info"]["token"].as_str();
+        token.map(str::to_owned).ok_or_else(|| Error::Server {
+            server: "OpenBao",
+            detail: format!("{method} {path} answered without a wrapping token"),
+        })
     }
 
     /// A request of ours that has to succeed.
@@ -321,7 +401,7 @@ pub(crate) async fn wait_active(vault: &str) -> Result<()> {
     let begun = Instant::now();
     loop {
         let limit = Duration::from_secs(2);
-        let health = http::request_within(limit, vault, "", "GET", "sys/health", None).await;
+        let health = http::request_within(limit, vault, &[], "GET", "sys/health", None).await;
         if matches!(health, Ok((200, _))) {
             return Ok(());
         }
@@ -337,15 +417,24 @@ pub(crate) async fn wait_active(vault: &str) -> Result<()> {
     }
 }
 
-#[cfg(feature = "tls")]
-fn certificate() -> Result<Certificate> {
-    crate::tls::certificate()
-}
+/// Without the feature nothing can be signed.
+#[cfg(not(feature = "tls"))]
+#[derive(Debug)]
+pub(crate) enum Authority {}
 
 #[cfg(not(feature = "tls"))]
-fn certificate() -> Result<Certificate> {
-    Err(Error::Unsupported(
-        "postgres_tls(true) needs the feature `tls` of leasehold-testkit, to make a certificate"
-            .into(),
-    ))
+impl Authority {
+    fn new() -> Result<Self> {
+        Err(Error::Unsupported(
+            "TLS needs the feature `tls` of leasehold-testkit, to make certificates".into(),
+        ))
+    }
+
+    fn pem(&self) -> &str {
+        match *self {}
+    }
+
+    fn server(&self, _: &[String]) -> Result<crate::postgres::Certificate> {
+        match *self {}
+    }
 }

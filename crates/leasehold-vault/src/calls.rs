@@ -14,10 +14,14 @@ pub struct CallCounts {
     pub token_renew: u64,
     /// Credentials minted.
     pub issue: u64,
+    /// Static roles and secrets read, and looked at for changes.
+    pub read: u64,
     /// Renewals of leases.
     pub renew: u64,
     /// Revocations of leases.
     pub revoke: u64,
+    /// Questions what the policy gives: one for each source.
+    pub privileges: u64,
     /// Everything else: lookups, revocations of tokens, health.
     pub other: u64,
 }
@@ -27,8 +31,10 @@ pub(crate) struct Calls {
     login: AtomicU64,
     token_renew: AtomicU64,
     issue: AtomicU64,
+    read: AtomicU64,
     renew: AtomicU64,
     revoke: AtomicU64,
+    privileges: AtomicU64,
     other: AtomicU64,
 }
 
@@ -38,9 +44,13 @@ impl Calls {
             Op::Login => &self.login,
             Op::TokenRenew => &self.token_renew,
             Op::Issue => &self.issue,
+            Op::Read => &self.read,
             Op::Renew => &self.renew,
             Op::Revoke => &self.revoke,
-            Op::TokenLookup | Op::TokenRevoke | Op::Health => &self.other,
+            Op::TokenLookup | Op::TokenRevoke | Op::Health | Op::WrapLookup | Op::Unwrap => {
+                &self.other
+            }
+            Op::Privileges => &self.privileges,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -51,8 +61,10 @@ impl Calls {
             login: read(&self.login),
             token_renew: read(&self.token_renew),
             issue: read(&self.issue),
+            read: read(&self.read),
             renew: read(&self.renew),
             revoke: read(&self.revoke),
+            privileges: read(&self.privileges),
             other: read(&self.other),
         }
     }

@@ -17,9 +17,14 @@ pub(crate) enum Op {
     TokenRenew,
     TokenRevoke,
     Issue,
+    /// What can be asked as often as one likes: nothing is made by it.
+    Read,
     Renew,
     Revoke,
     Health,
+    WrapLookup,
+    Unwrap,
+    Privileges,
 }
 
 impl Op {
@@ -30,18 +35,22 @@ impl Op {
             Self::TokenRenew => "renewing the token at",
             Self::TokenRevoke => "revoking the token at",
             Self::Issue => "issuing a login from",
+            Self::Read => "reading",
             Self::Renew => "renewing a lease of",
             Self::Revoke => "revoking a lease of",
             Self::Health => "asking for",
+            Self::WrapLookup => "looking at the wrapping token by",
+            Self::Unwrap => "unwrapping by",
+            Self::Privileges => "asking for rights at",
         }
     }
 
     /// What a policy has to grant for it.
     fn right(self, path: &str) -> String {
         let path = match self {
-            Self::Issue => return format!("`read` on {path}"),
+            Self::Issue | Self::Read => return format!("`read` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
-            Self::Login | Self::Health => path,
+            Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap | Self::Privileges => path,
             Self::TokenRenew => "auth/token/renew-self",
             Self::TokenRevoke => "auth/token/revoke-self",
             Self::Renew => "sys/leases/renew",
@@ -82,6 +91,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) retry_after: Option<Duration>,
     /// Where a redirect that was not followed points.
     pub(crate) location: Option<&'a str>,
+    /// What the path is in.
+    pub(crate) namespace: Option<&'a str>,
 }
 
 enum Means {
@@ -116,6 +127,14 @@ struct Rule {
     advice: &'static str,
 }
 
+impl Rule {
+    fn fits(&self, op: Op, status: u16, text: &str) -> bool {
+        (self.ops.is_empty() || self.ops.contains(&op))
+            && (self.status.0..=self.status.1).contains(&status)
+            && self.says.matches(text)
+    }
+}
+
 const fn rule(
     ops: &'static [Op],
     status: (u16, u16),
@@ -130,7 +149,9 @@ const ANY: &[Op] = &[];
 const LOGIN: &[Op] = &[Op::Login];
 const TOKEN: &[Op] = &[Op::TokenRenew, Op::TokenRevoke];
 const ISSUE: &[Op] = &[Op::Issue];
+const GET: &[Op] = &[Op::Issue, Op::Read];
 const LEASE: &[Op] = &[Op::Renew, Op::Revoke];
+const WRAP: &[Op] = &[Op::WrapLookup, Op::Unwrap];
 
 use ErrorKind::{
     Denied, LeaseLost, NotFound, NotRenewable, Other, Sealed, ServerFault, Throttled, TokenLost,
@@ -144,8 +165,13 @@ const TABLE: &[Rule] = &[
     // Logging in. Wrong, used up and expired secret_ids all read alike, and come as 400.
     rule(LOGIN, (400, 400), Part("invalid role or secret ID"), Kind(Denied), "check role_id and secret_id: wrong, used up or expired, the server does not say which"),
     rule(LOGIN, (400, 400), Part("unauthorized by CIDR"), Kind(Denied), "this address is not in the CIDR blocks bound to the role or secret_id"),
+    rule(LOGIN, (400, 400), Part("no client certificate found"), Kind(Denied), "the connection shows no client certificate: give VaultConfig one, and an https address"),
     rule(LOGIN, (403, 403), Anything, Kind(Denied), "check that an auth method is mounted there and that it lets this identity in"),
     rule(LOGIN, (400, 400), Anything, Kind(Denied), "the auth method refuses what it was given"),
+
+    // Used, expired, of elsewhere and made up all read alike.
+    rule(WRAP, (400, 400), Part("wrapping token is not valid"), Kind(Denied), "used, expired, or not of this server"),
+    rule(WRAP, (403, 403), Anything, Kind(Denied), "the wrapping token is not taken"),
 
     // A token that is dead, unknown or absent, as against a live one without the right.
     // OpenBao says only "permission denied"; Vault adds "invalid token".
@@ -160,10 +186,10 @@ const TABLE: &[Rule] = &[
     rule(TOKEN, (500, 500), Part("does not exist during renewal"), Kind(NotRenewable), "the role that it was issued for is gone"),
 
     // Minting.
-    rule(ISSUE, (400, 400), Part("unknown role"), Kind(NotFound), "no such role: create it, or correct its name"),
+    rule(GET, (400, 400), Part("unknown role"), Kind(NotFound), "no such role: create it, or correct its name"),
     rule(ISSUE, (400, 400), Part("token had one use left"), Kind(Other), "the token is limited in its uses, and leases die with it: use one without token_num_uses"),
     rule(ISSUE, (500, 500), Part("is not an allowed role"), Kind(Denied), "add the role to `allowed_roles` of the database connection"),
-    rule(ISSUE, (405, 405), Anything, Kind(NotFound), "this path issues no logins: check mount and role"),
+    rule(GET, (405, 405), Anything, Kind(NotFound), "this path issues no logins: check mount and role"),
     rule(ISSUE, (400, 599), Part("failed to find entry for connection with name"), Kind(NotFound), "the database connection of the role is gone: configure it anew"),
 
     // Leases. What is transient comes as 400 too.
@@ -189,8 +215,8 @@ const TABLE: &[Rule] = &[
     rule(ANY, (412, 412), Anything, Kind(ServerFault), "the replica has not caught up yet"),
     rule(ANY, (472, 473), Anything, Kind(ServerFault), "this replica does not serve it for now"),
     // A standby that knows of no leader redirects until there is one.
-    rule(ANY, (307, 307), Anything, Kind(ServerFault), "a standby points to {location}, and the token is sent to no other host: use an address that leads to the active node"),
-    rule(ANY, (300, 399), Anything, Kind(Other), "redirected to {location}, and the token is sent to no other host: put the final address into VAULT_ADDR"),
+    rule(ANY, (307, 307), Anything, Kind(ServerFault), "a standby points to {location}, and the token goes only to hosts that are configured: use an address that leads to the active node, or allow that one with `redirect_to`"),
+    rule(ANY, (300, 399), Anything, Kind(Other), "redirected to {location}, which is not followed: put the final address into VAULT_ADDR"),
     rule(ANY, (500, 599), Anything, Kind(ServerFault), "the server failed for now"),
     rule(ANY, (0, 999), Anything, Kind(Other), "the server refuses the request"),
 ];
@@ -201,11 +227,7 @@ pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
     let status = answer.status;
     let row = TABLE
         .iter()
-        .find(|rule| {
-            (rule.ops.is_empty() || rule.ops.contains(&op))
-                && (rule.status.0..=rule.status.1).contains(&status)
-                && rule.says.matches(&text)
-        })
+        .find(|rule| rule.fits(op, status, &text))
         .expect("the last row fits everything");
     let advice = row
         .advice
@@ -215,7 +237,8 @@ pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
         said if said.is_empty() => String::new(),
         said => format!(", {said:?}"),
     };
-    let message = format!("{} {path}: {advice} (status {status}{said})", op.doing());
+    let inside = answer.namespace.map(|name| format!(" in namespace {name}")).unwrap_or_default();
+    let message = format!("{} {path}{inside}: {advice} (status {status}{said})", op.doing());
     let (dead, kind) = match row.means {
         TokenDead => (true, TokenLost),
         Kind(kind) => (false, kind),
@@ -237,10 +260,17 @@ pub(crate) fn no_answer(op: Op, path: &str, address: &str, e: &reqwest::Error) -
     };
     // By `Display`, innermost first: these say "connection refused", and hold no header or body.
     let why = root_cause(e);
-    if e.is_connect() {
-        let message = format!(
-            "{doing} {path}: {address} can't be reached ({why}): check VAULT_ADDR and the server"
-        );
+    // Before anything was sent, or refused by the other side in the handshake.
+    if let Some(advice) = tls_advice(e) {
+        let message = format!("{doing} {path}: no TLS with {address} ({why}): {advice}");
+        SourceError::unreachable(message)
+    } else if e.is_connect() {
+        let advice = if is_name_lookup(e) {
+            "the name can't be resolved: check the host in VAULT_ADDR and this machine's DNS"
+        } else {
+            "check VAULT_ADDR and the server"
+        };
+        let message = format!("{doing} {path}: {address} can't be reached ({why}): {advice}");
         SourceError::unreachable(message)
     } else if e.is_timeout() {
         let message = format!("{doing} {path}: no answer from {address} in time{unknown}");
@@ -249,6 +279,54 @@ pub(crate) fn no_answer(op: Op, path: &str, address: &str, e: &reqwest::Error) -
         // The request was on its way when the connection broke: it may have been carried out.
         let message = format!("{doing} {path}: {address} broke off its answer ({why}){unknown}");
         SourceError::new(ErrorKind::Timeout, message)
+    }
+}
+
+/// What to do about a connection that TLS kept from coming about.
+fn tls_advice(e: &reqwest::Error) -> Option<&'static str> {
+    use rustls::CertificateError as Certificate;
+    use rustls::Error as Tls;
+    Some(match causes(e).find_map(tls_error)? {
+        Tls::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => {
+            "its certificate is for another name: put the name that it is for into VAULT_ADDR, or \
+             into the setting for the TLS server name"
+        }
+        Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+            "its certificate has expired: renew it on the server, and check this machine's clock"
+        }
+        Tls::InvalidCertificate(
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. },
+        ) => "its certificate is not valid yet: check this machine's clock",
+        Tls::InvalidCertificate(_) => {
+            "its certificate is not trusted: give the authority that signed it in VAULT_CACERT"
+        }
+        Tls::InvalidMessage(_) => "it speaks something else: check scheme and port of VAULT_ADDR",
+        Tls::AlertReceived(_) => {
+            "it ended the handshake: if it wants client certificates, check the one that is given"
+        }
+        Tls::PeerIncompatible(_) => "no version or cipher in common: it needs TLS 1.2 or later",
+        _ => return None,
+    })
+}
+
+fn is_name_lookup(e: &reqwest::Error) -> bool {
+    // The resolver's own type is private to the HTTP client.
+    causes(e).any(|cause| cause.to_string() == "dns error")
+}
+
+fn causes<'a>(
+    e: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(e), |e| e.source())
+}
+
+/// An `io::Error` hides what it wraps: its source is the source of that. Some are wrapped twice.
+fn tls_error<'a>(e: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    match e.downcast_ref::<std::io::Error>() {
+        Some(io) => tls_error(io.get_ref()?),
+        None => e.downcast_ref(),
     }
 }
 
@@ -261,12 +339,9 @@ pub(crate) fn malformed(op: Op, path: &str, problem: &str) -> SourceError {
     ))
 }
 
-fn root_cause(e: &dyn std::error::Error) -> String {
-    let mut deepest = e;
-    while let Some(next) = deepest.source() {
-        deepest = next;
-    }
-    brief(&deepest.to_string())
+fn root_cause(e: &reqwest::Error) -> String {
+    let deepest = causes(e).last().map(ToString::to_string);
+    brief(&deepest.unwrap_or_default())
 }
 
 /// The `errors` of a body, as one line. Bodies of any other form are somebody else's (a proxy's

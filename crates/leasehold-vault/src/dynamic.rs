@@ -10,6 +10,7 @@ use vaultrs::api::database::requests::GenerateCredentialsRequest;
 
 use crate::classify::{Op, malformed};
 use crate::endpoints::{CredsData, CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
+use crate::privileges::{self, Missing, Need, Teller};
 use crate::session::Session;
 
 /// A [`CredentialSource`] on a dynamic role of the database secrets engine.
@@ -20,6 +21,7 @@ pub struct DynamicRole {
     mount: String,
     role: String,
     path: String,
+    teller: Teller,
     closed: AtomicBool,
 }
 
@@ -32,6 +34,7 @@ impl DynamicRole {
             path: format!("{mount}/creds/{role}"),
             mount: mount.to_owned(),
             role: role.to_owned(),
+            teller: Teller::default(),
             closed: AtomicBool::new(false),
         }
     }
@@ -40,6 +43,25 @@ impl DynamicRole {
     #[must_use]
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Which of the rights that are needed the policy does not give now, by one request. Empty:
+    /// nothing is missing. The same is told in the log, a line each, when the source issues its
+    /// first login.
+    ///
+    /// Asked are the rights to read `MOUNT/creds/ROLE`, to renew and to revoke leases, and, as far
+    /// as its kind allows that, to renew and to revoke the session's own token.
+    ///
+    /// # Errors
+    /// The question could not be put, or its answer not be understood. Not to be allowed to ask is
+    /// no error: the right to ask is then what is missing.
+    pub async fn privileges(&self) -> Result<Vec<Missing>, SourceError> {
+        privileges::missing(&self.session, self.needs()).await
+    }
+
+    fn needs(&self) -> Vec<Need> {
+        let issue = Need::read(&self.path, "no login can be issued");
+        std::iter::once(issue).chain(Need::leases()).collect()
     }
 
     async fn end_lease(&self, id: &str, sync: bool) -> Result<(), SourceError> {
@@ -70,6 +92,7 @@ impl CredentialSource for DynamicRole {
             let message = "a dynamic role needs a mount and a role, and one of them is empty";
             return Err(SourceError::new(ErrorKind::NotFound, message));
         }
+        self.teller.tell_once(&self.session, &self.path, self.needs());
         let api = self.session.api();
         let call = async |token| {
             let request =

@@ -1,7 +1,9 @@
 //! What goes over the wire, where vaultrs has no endpoint or drops what we need.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use leasehold::LoginForm;
 use rustify_derive::Endpoint;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -13,8 +15,79 @@ pub(crate) struct AppRoleLogin {
     #[endpoint(skip)]
     pub(crate) mount: String,
     pub(crate) role_id: String,
-    pub(crate) secret_id: Zeroizing<String>,
+    /// Not sent if there is none.
+    pub(crate) secret_id: Option<Zeroizing<String>>,
 }
+
+/// The present login of a static role.
+#[derive(Endpoint)]
+#[endpoint(path = "{self.mount}/static-creds/{self.role}")]
+pub(crate) struct StaticCreds {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    #[endpoint(skip)]
+    pub(crate) role: String,
+}
+
+/// A secret of a KV engine, or what is known about it: any path that is read.
+#[derive(Endpoint)]
+#[endpoint(path = "{self.path}")]
+pub(crate) struct ReadPath {
+    #[endpoint(skip)]
+    pub(crate) path: String,
+}
+
+/// A login by Kubernetes, or by JWT/OIDC.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+pub(crate) struct JwtLogin {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    pub(crate) role: String,
+    pub(crate) jwt: Zeroizing<String>,
+}
+
+/// A login by user name and password.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/{self.mount}/login/{self.username}", method = "POST")]
+pub(crate) struct UserpassLogin {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    #[endpoint(skip)]
+    pub(crate) username: String,
+    pub(crate) password: Zeroizing<String>,
+}
+
+/// A login by the certificate of the connection.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+pub(crate) struct CertLogin {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    pub(crate) name: Option<String>,
+}
+
+/// A login with a body that the application made.
+#[derive(Endpoint)]
+#[endpoint(path = "{self.path}", method = "POST")]
+pub(crate) struct CustomLogin {
+    #[endpoint(skip)]
+    pub(crate) path: String,
+    #[endpoint(raw)]
+    pub(crate) body: Vec<u8>,
+}
+
+/// What a wrapping token was made for. Does not use it up, and needs no other token.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/wrapping/lookup", method = "POST")]
+pub(crate) struct WrapLookup {
+    pub(crate) token: Zeroizing<String>,
+}
+
+/// What is behind the calling token, once.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/wrapping/unwrap", method = "POST")]
+pub(crate) struct Unwrap {}
 
 /// More time for a lease.
 #[derive(Endpoint)]
@@ -37,6 +110,13 @@ pub(crate) struct RevokeLease {
 #[derive(Endpoint)]
 #[endpoint(path = "auth/token/lookup-self")]
 pub(crate) struct LookupSelf {}
+
+/// What the calling token may do, in the namespace of the request.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/capabilities-self", method = "POST")]
+pub(crate) struct CapabilitiesSelf {
+    pub(crate) paths: Vec<String>,
+}
 
 /// Active, standby, sealed, uninitialised. Needs no token.
 #[derive(Endpoint)]
@@ -65,6 +145,57 @@ pub(crate) struct CredsData {
     pub(crate) password: Option<Zeroizing<String>>,
 }
 
+/// The answer to a static role's read.
+#[derive(Deserialize)]
+pub(crate) struct StaticReply {
+    pub(crate) data: StaticData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct StaticData {
+    pub(crate) username: String,
+    pub(crate) password: Zeroizing<String>,
+    #[serde(default)]
+    pub(crate) last_vault_rotation: Option<String>,
+    /// Whole seconds to the next planned rotation. Stays 0 until it is done.
+    #[serde(default)]
+    pub(crate) ttl: u64,
+}
+
+/// The answer of a KV engine of version 1.
+#[derive(Deserialize)]
+pub(crate) struct KvReply {
+    pub(crate) data: LoginForm,
+}
+
+/// The answer of a KV engine of version 2.
+#[derive(Deserialize)]
+pub(crate) struct VersionedReply {
+    pub(crate) data: VersionedData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct VersionedData {
+    pub(crate) data: LoginForm,
+    pub(crate) metadata: VersionData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct VersionData {
+    pub(crate) version: u64,
+}
+
+/// What a KV engine of version 2 knows of a secret.
+#[derive(Deserialize)]
+pub(crate) struct MetadataReply {
+    pub(crate) data: Metadata,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Metadata {
+    pub(crate) current_version: u64,
+}
+
 /// The answer to a renewal of a lease.
 #[derive(Deserialize)]
 pub(crate) struct LeaseReply {
@@ -86,6 +217,29 @@ pub(crate) struct AuthData {
     pub(crate) token_type: String,
     #[serde(default)]
     pub(crate) num_uses: i64,
+}
+
+/// The answer to a look at a wrapping token.
+#[derive(Deserialize)]
+pub(crate) struct WrapLookupReply {
+    pub(crate) data: WrapLookupData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct WrapLookupData {
+    pub(crate) creation_path: String,
+}
+
+/// What was behind a wrapping token, where it was a secret_id.
+#[derive(Deserialize)]
+pub(crate) struct UnwrapReply {
+    pub(crate) data: UnwrapData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct UnwrapData {
+    #[serde(default)]
+    pub(crate) secret_id: Option<Zeroizing<String>>,
 }
 
 /// The answer to a lookup of the calling token.
@@ -110,6 +264,12 @@ pub(crate) struct LookupData {
     pub(crate) num_uses: i64,
     #[serde(default, rename = "type")]
     pub(crate) kind: String,
+}
+
+/// The answer to a question for capabilities, by path.
+#[derive(Deserialize)]
+pub(crate) struct CapabilitiesReply {
+    pub(crate) data: HashMap<String, Vec<String>>,
 }
 
 /// The answer of `sys/health`, which has a body with every status.

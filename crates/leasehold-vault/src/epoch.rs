@@ -14,10 +14,18 @@ pub(crate) struct Epoch {
     /// Rises by one with each login.
     pub(crate) number: u64,
     pub(crate) token: Token,
+    pub(crate) rights: UsedRights,
     state: watch::Receiver<ParentState>,
     holds: Mutex<Holds>,
     /// Weak: a lease that is still held must not keep the session's task alive.
     keeper: mpsc::WeakUnboundedSender<Command>,
+}
+
+/// What we do with the token itself, as far as its kind allows, and need rights for.
+#[derive(Clone, Copy)]
+pub(crate) struct UsedRights {
+    pub(crate) renew: bool,
+    pub(crate) revoke: bool,
 }
 
 #[derive(Default)]
@@ -31,10 +39,11 @@ impl Epoch {
     pub(crate) fn new(
         number: u64,
         token: Token,
+        rights: UsedRights,
         state: watch::Receiver<ParentState>,
         keeper: mpsc::WeakUnboundedSender<Command>,
     ) -> Arc<Self> {
-        Arc::new(Self { number, token, state, holds: Mutex::default(), keeper })
+        Arc::new(Self { number, token, rights, state, holds: Mutex::default(), keeper })
     }
 
     /// Keeps the token from being revoked. `None` if that has begun.

@@ -14,13 +14,14 @@ use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfReques
 use crate::api::Api;
 use crate::auth::AuthMethod;
 use crate::classify::{Failure, Op};
-use crate::endpoints::{AuthReply, whole_seconds};
+use crate::endpoints::{AuthReply, LookupReply, LookupSelf, whole_seconds};
 use crate::epoch::Epoch;
-use crate::schedule::{self, DEMAND_GAP, REFUSED_GAP};
+use crate::schedule;
 use crate::token::{Token, TokenGrant};
 use crate::tracked::Tracked;
 
 const RENEW_PATH: &str = "auth/token/renew-self";
+const LOOKUP_PATH: &str = "auth/token/lookup-self";
 const REVOKE_PATH: &str = "auth/token/revoke-self";
 
 /// What a session is made of, apart from its tokens.
@@ -64,6 +65,7 @@ pub(crate) struct Current {
 /// The outcome of one request.
 enum Done {
     Renewed { number: u64, asked_at: Time, result: Result<Duration, Failure> },
+    LookedAt { number: u64, asked_at: Time, result: Result<Option<Duration>, Failure> },
     LoggedIn { asked_at: Time, result: Result<TokenGrant, SourceError> },
     GivenBack { number: u64, result: Result<(), SourceError> },
 }
@@ -83,10 +85,16 @@ pub(crate) struct Keeper {
 
 struct Login {
     busy: bool,
+    /// Another token is there to be had, though the current one is fine.
+    another: bool,
+    /// The login under way was begun for that.
+    for_another: bool,
     not_before: Time,
     last_end: Time,
     failures: u32,
     failure: Option<SourceError>,
+    /// How long the server wants to be left alone, as far as that can be granted.
+    wish: Duration,
 }
 
 impl Keeper {
@@ -119,10 +127,13 @@ impl Keeper {
             current: 1,
             login: Login {
                 busy: false,
+                another: false,
+                for_another: false,
                 not_before: Time::ZERO,
                 last_end: Time::ZERO,
                 failures: 0,
                 failure: None,
+                wish: Duration::ZERO,
             },
             rounds: 0,
             jobs: JoinSet::new(),
@@ -133,6 +144,8 @@ impl Keeper {
     /// Runs until the session is closed, or its last handle is dropped.
     pub(crate) async fn run(mut self) {
         let clock = self.parts.clock.clone();
+        let parts = self.parts.clone();
+        let mut changed = parts.auth.changed();
         loop {
             let now = clock.now();
             self.start_what_is_due(now);
@@ -152,6 +165,12 @@ impl Keeper {
                         return;
                     }
                 },
+                () = &mut changed => {
+                    changed = parts.auth.changed();
+                    info!(auth = parts.auth.describe(), "there is another token");
+                    self.login.another = true;
+                    self.login.not_before = clock.now();
+                }
                 () = clock.sleep_towards(next) => {}
             }
         }
@@ -166,6 +185,10 @@ impl Keeper {
         self.parts.auth.repeatable() && current.is_none_or(|t| t.dead || t.spent)
     }
 
+    fn may_log_in(&self) -> bool {
+        (self.wants_login() || self.login.another) && !self.login.busy
+    }
+
     fn start_what_is_due(&mut self, now: Time) {
         let current = self.current;
         for i in 0..self.tokens.len() {
@@ -176,12 +199,12 @@ impl Keeper {
             }
             if token.epoch.number == current || token.epoch.is_held() {
                 self.renew(i, now);
-            } else if token.epoch.close_if_unheld() {
+            } else if token.own && token.epoch.close_if_unheld() {
                 self.give_back(i);
             }
         }
         self.tokens.retain(|t| t.busy || t.epoch.number == current || !t.is_done_with());
-        if self.wants_login() && !self.login.busy && now >= self.login.not_before {
+        if self.may_log_in() && now >= self.login.not_before {
             self.log_in(now);
         }
     }
@@ -189,7 +212,7 @@ impl Keeper {
     fn next_deadline(&self, now: Time) -> Time {
         let far = now + MAX_SLEEP;
         let tokens = self.tokens.iter().filter(|t| !t.busy).filter_map(Tracked::next);
-        let login = (self.wants_login() && !self.login.busy).then_some(self.login.not_before);
+        let login = self.may_log_in().then_some(self.login.not_before);
         tokens.chain(login).fold(far, Time::min)
     }
 
@@ -201,6 +224,14 @@ impl Keeper {
         let secret = token.epoch.token.clone();
         let remaining = token.ends.map(|ends| now.until(ends));
         let timeout = schedule::renew_timeout(parts.api.request_timeout, remaining);
+        if token.watched {
+            self.jobs.spawn(async move {
+                let asked_at = parts.clock.now();
+                let result = look_at_token(&parts.api, &secret, timeout).await;
+                Done::LookedAt { number, asked_at, result }
+            });
+            return;
+        }
         // What it was granted at first, and never less than what is left: the server does shorten.
         let increment = token.increment.max(remaining.unwrap_or_default());
         let increment = whole_seconds(increment);
@@ -213,6 +244,7 @@ impl Keeper {
 
     fn log_in(&mut self, now: Time) {
         self.login.busy = true;
+        self.login.for_another = std::mem::take(&mut self.login.another);
         let parts = self.parts.clone();
         self.jobs.spawn(async move {
             let result = parts.auth.login(&parts.api).await;
@@ -240,6 +272,11 @@ impl Keeper {
                     token.renewed(now, asked_at, result);
                 }
             }
+            Done::LookedAt { number, asked_at, result } => {
+                if let Some(token) = self.token(number) {
+                    token.looked_at(now, asked_at, result);
+                }
+            }
             Done::LoggedIn { asked_at, result } => self.logged_in(now, asked_at, result),
             Done::GivenBack { number, result } => {
                 if let Some(token) = self.token(number) {
@@ -256,13 +293,18 @@ impl Keeper {
         match result {
             Ok(grant) => {
                 let (current, ttl) = (self.current, grant.ttl);
-                if let Some(old) = self.token(current) {
-                    old.retire(now);
-                }
-                self.current += 1;
                 self.login.failures = 0;
                 self.login.failure = None;
                 self.login.not_before = now;
+                if let Some(old) = self.token(current) {
+                    if !old.dead && old.epoch.token == grant.token {
+                        // The file was written anew with what was in it.
+                        old.looked_at(now, asked_at, Ok(ttl));
+                        return;
+                    }
+                    old.retire(now);
+                }
+                self.current += 1;
                 let keeper = self.to_self.clone();
                 let token = Tracked::new(self.current, asked_at, grant, true, keeper);
                 self.tokens.push(token);
@@ -270,9 +312,13 @@ impl Keeper {
             }
             Err(e) => {
                 self.login.failures += 1;
+                self.login.another |= self.login.for_another;
                 let ttl = self.tokens.last().and_then(|t| t.ttl);
+                let left = self.tokens.last().filter(|t| !t.dead).and_then(|t| t.ends);
+                let wish = e.server_retry_after().unwrap_or_default();
+                self.login.wish = schedule::granted(wish, left.map(|ends| now.until(ends)));
                 let wait = if e.is_transient() {
-                    schedule::backoff(self.login.failures, ttl, e.server_retry_after())
+                    schedule::backoff(self.login.failures, ttl, Some(self.login.wish))
                 } else {
                     schedule::refused_backoff(self.login.failures)
                 };
@@ -301,13 +347,10 @@ impl Keeper {
             }
             Command::Demand if self.wants_login() && !self.login.busy => {
                 let now = self.parts.clock.now();
-                let gap = match &self.login.failure {
-                    None => Duration::ZERO,
-                    Some(e) if e.is_transient() => {
-                        DEMAND_GAP.max(e.server_retry_after().unwrap_or_default())
-                    }
-                    Some(_) => REFUSED_GAP,
-                };
+                let gap = self.login.failure.as_ref().map_or(Duration::ZERO, |e| {
+                    let own = schedule::demand_gap(self.login.failures, !e.is_transient());
+                    own.max(self.login.wish)
+                });
                 if now >= self.login.last_end + gap {
                     self.login.not_before = now;
                 } else {
@@ -434,6 +477,18 @@ async fn renew_token(
     let reply = api.json(Op::TokenRenew, RENEW_PATH, request, Some(token), timeout);
     let AuthReply { auth } = reply.await?;
     Ok(Duration::from_secs(auth.lease_duration))
+}
+
+/// How long a token has left; `None` if it does not end.
+async fn look_at_token(
+    api: &Api,
+    token: &Token,
+    timeout: Duration,
+) -> Result<Option<Duration>, Failure> {
+    let reply = api.json(Op::TokenLookup, LOOKUP_PATH, LookupSelf {}, Some(token), timeout);
+    let LookupReply { data } = reply.await?;
+    let endless = data.expire_time.is_none() && data.ttl == 0;
+    Ok((!endless).then(|| Duration::from_secs(data.ttl)))
 }
 
 /// Succeeds for a token that is dead already.

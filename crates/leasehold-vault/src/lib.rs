@@ -30,7 +30,9 @@
 //! - keeps the old token alive until the last lease made with it is gone, then revokes it;
 //! - on finding the token dead, logs in once for all who wait, and repeats the call once.
 //!
-//! A token that was given ([`Auth::token`]) is renewed but never revoked, and has no successor.
+//! A token that was given ([`Auth::token`]) is renewed but never revoked, and has no successor. One
+//! in a file ([`Auth::token_file`]) is neither renewed nor revoked by us; the next one in the file
+//! succeeds it.
 //! Tokens that are limited in their uses are refused: leases die with the last use.
 //!
 //! While the server can't be reached, logins and renewals are retried with full jitter inside the
@@ -55,7 +57,8 @@
 //!
 //! rustls, with the provider that the application installed, else ring. Trusted are the system's
 //! certificate authorities, or only those of [`VaultConfig::ca_pem`]. Redirects are followed
-//! within one scheme, host and port only, so that the token goes to no other host.
+//! within one scheme, host and port only, so that the token goes to no other host, except to those
+//! of [`VaultConfig::redirect_to`].
 //!
 //! # Policy
 //!
@@ -64,6 +67,12 @@
 //! ```hcl
 #![doc = include_str!("../policy.hcl")]
 //! ```
+//!
+//! When a source issues its first login, the session asks once (`sys/capabilities-self`) what the
+//! policy gives, and logs a warning for each right that is missing, with what will then not work;
+//! `privileges` of the source is the same as a list. It holds up nothing. What is missing and can
+//! be done without is done without: a lease that may not be renewed is rotated before it ends; one
+//! that may not be revoked is cut short by a renewal of one second, or left to its TTL.
 
 #![forbid(unsafe_code)]
 
@@ -71,23 +80,34 @@ mod api;
 mod auth;
 mod calls;
 mod classify;
+mod client;
 mod config;
 mod dynamic;
 mod endpoints;
 mod epoch;
 mod health;
 mod keeper;
+mod kv;
+mod limit;
+mod once;
+mod privileges;
 mod schedule;
+mod seat;
 mod session;
+mod static_role;
 mod token;
 mod tracked;
 
-pub use auth::Auth;
+pub use auth::{Auth, SecretId};
 pub use calls::CallCounts;
-pub use config::{ConfigError, VaultConfig};
+pub use config::{ConfigError, Settings, VaultConfig};
 pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
+pub use kv::KvSecret;
+pub use once::once;
+pub use privileges::Missing;
 pub use session::{Session, TokenState};
+pub use static_role::StaticRole;
 
 /// The README's code compiles.
 #[cfg(doctest)]

@@ -6,12 +6,16 @@ use std::time::Duration;
 /// service that were started together do not stay together.
 const EARLY: f64 = 0.1;
 
-/// A demand from a caller may bring a login forward to this long after one that failed for now.
-/// The callers pace themselves; this bounds what many of them do together.
-pub(crate) const DEMAND_GAP: Duration = Duration::from_millis(200);
-
-/// The same after a login that was refused for good: each try may count towards a lock-out.
-pub(crate) const REFUSED_GAP: Duration = Duration::from_secs(5);
+/// How long after the `failures`-th failure in a row a caller's demand may bring a login forward.
+/// Callers pace themselves; this bounds what many of them do together, and is short at first, as
+/// most of what fails for now has passed in a second. After a login that was refused for good it
+/// is longer: each try may count towards a lock-out.
+pub(crate) fn demand_gap(failures: u32, refused: bool) -> Duration {
+    let (first, most) = if refused { (5_000, 60_000) } else { (200, 5_000) };
+    let grown =
+        Duration::from_millis(first).saturating_mul(1 << failures.saturating_sub(1).min(16));
+    grown.min(Duration::from_millis(most))
+}
 
 /// What a rotator's leeway takes by default, rounded up. The first grant that is cut short is the
 /// only sign of a token's maximum TTL, and what lives on the token has to move before its end: so
@@ -25,6 +29,12 @@ pub(crate) fn renew_after(ttl: Duration) -> Duration {
     after.mul_f64(1.0 - EARLY * fastrand::f64())
 }
 
+/// How long after it was looked at a token that somebody else renews is looked at again, `ttl`
+/// having been left: agents renew at two thirds, and a look after that sees the new end.
+pub(crate) fn look_after(ttl: Duration) -> Duration {
+    (ttl / 4 * 3).max(Duration::from_millis(250))
+}
+
 /// How long to wait after the `failures`-th failure in a row: full jitter, so that many clients
 /// of a server that came back do not come at once. Short tokens leave little time to retry in,
 /// so that their cap is a twelfth of the life that was granted.
@@ -36,6 +46,12 @@ pub(crate) fn backoff(failures: u32, ttl: Option<Duration>, server: Option<Durat
     let least = Duration::from_millis(20);
     let jittered = least + grown.min(cap).mul_f64(fastrand::f64());
     jittered.max(server.unwrap_or_default())
+}
+
+/// What can be granted of the time that the server wants to be left alone, where `left` is what a
+/// token has yet to live that would be replaced: there must be more tries before its end.
+pub(crate) fn granted(wish: Duration, left: Option<Duration>) -> Duration {
+    left.map_or(wish, |left| wish.min(left / 4))
 }
 
 /// How long to wait after a login that was refused for good: 30 s growing to 5 min. A person has
@@ -76,6 +92,19 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_somebody_else_renews_is_looked_at_before_its_end_and_not_in_a_loop() {
+        assert_eq!(look_after(3600 * S), 2700 * S);
+        let mut left = 3600 * S;
+        let mut looks = 0;
+        while left > S {
+            left = left.saturating_sub(look_after(left));
+            looks += 1;
+        }
+        assert!(looks <= 6, "{looks} to the end of one that nobody renews");
+        assert!(look_after(Duration::ZERO) > Duration::ZERO);
+    }
+
+    #[test]
     fn backoff_is_bounded_by_the_life_of_the_token_and_never_zero() {
         for failures in 1..40 {
             let short = backoff(failures, Some(6 * S), None);
@@ -95,6 +124,21 @@ mod tests {
             assert!(wait >= 24 * S && wait <= 300 * S, "{failures}: {wait:?}");
         }
         assert!(refused_backoff(50) >= 240 * S);
+    }
+
+    #[test]
+    fn a_wish_of_the_server_is_granted_where_it_costs_no_token() {
+        assert_eq!(granted(3600 * S, None), 3600 * S);
+        assert_eq!(granted(3600 * S, Some(40 * S)), 10 * S);
+        assert_eq!(granted(5 * S, Some(40 * S)), 5 * S);
+    }
+
+    #[test]
+    fn callers_together_ask_less_often_the_longer_it_fails() {
+        let gaps =
+            |refused| [1, 2, 6, 99].map(|failures| demand_gap(failures, refused).as_millis());
+        assert_eq!(gaps(false), [200, 400, 5000, 5000]);
+        assert_eq!(gaps(true), [5000, 10_000, 60_000, 60_000]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use reqwest::header::HeaderValue;
 use zeroize::Zeroizing;
 
 /// A token. Cheap to clone; wiped when the last clone goes; in no `Debug` output.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Token(Arc<Zeroizing<String>>);
 
 impl Token {
@@ -18,6 +18,11 @@ impl Token {
         let text = text.trim();
         let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
         plain.then(|| Self(Arc::new(Zeroizing::new(text.to_owned()))))
+    }
+
+    /// For a request that has to name the token in its body.
+    pub(crate) fn text(&self) -> Zeroizing<String> {
+        Zeroizing::clone(&self.0)
     }
 
     /// Marked sensitive, so that neither reqwest nor hyper prints it. The copy inside is the HTTP
@@ -48,6 +53,8 @@ pub(crate) struct TokenGrant {
     pub(crate) batch: bool,
     /// We logged in for it, so it is ours to revoke.
     pub(crate) own: bool,
+    /// Somebody else renews it: it is looked at now and then, to learn its end.
+    pub(crate) watched: bool,
 }
 
 #[cfg(test)]

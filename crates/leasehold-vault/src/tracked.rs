@@ -9,10 +9,12 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::classify::Failure;
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, UsedRights};
 use crate::keeper::Command;
 use crate::schedule;
 use crate::token::TokenGrant;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 pub(crate) struct Tracked {
     pub(crate) epoch: Arc<Epoch>,
@@ -21,6 +23,8 @@ pub(crate) struct Tracked {
     replaceable: bool,
     pub(crate) own: bool,
     pub(crate) batch: bool,
+    /// Somebody else renews it; we look now and then where its end is.
+    pub(crate) watched: bool,
     /// What the login granted.
     pub(crate) ttl: Option<Duration>,
     /// What a renewal asks for.
@@ -53,22 +57,27 @@ impl Tracked {
     ) -> Self {
         let ends = grant.ttl.map(|ttl| asked_at + ttl);
         let due = grant.ttl.map(|ttl| asked_at + schedule::renew_after(ttl));
-        let renewable = grant.renewable && ends.is_some();
+        let look = grant.ttl.map(|ttl| asked_at + schedule::look_after(ttl));
+        let renewable = (grant.renewable || grant.watched) && ends.is_some();
+        // Whoever writes the file has the next one, and when it comes is not ours to say.
+        let replaceable = replaceable && !grant.watched;
         let state = match ends {
             None => ParentState::endless(),
             Some(ends) => ParentState::ending(ends, renewable, replaceable),
         };
         let (state, see) = watch::channel(state);
+        let rights = UsedRights { renew: renewable, revoke: grant.own && !grant.batch };
         Self {
-            epoch: Epoch::new(number, grant.token, see, keeper),
+            epoch: Epoch::new(number, grant.token, rights, see, keeper),
             state,
             replaceable,
             own: grant.own,
             batch: grant.batch,
+            watched: grant.watched,
             ttl: grant.ttl,
             increment: grant.increment,
             ends,
-            act_at: due.filter(|_| renewable),
+            act_at: if grant.watched { look } else { due.filter(|_| renewable) },
             busy: false,
             dead: false,
             spent: false,
@@ -120,7 +129,10 @@ impl Tracked {
     /// Another one is current from here on. It is kept while it is held.
     pub(crate) fn retire(&mut self, now: Time) {
         self.retired = true;
-        if !self.epoch.is_held() {
+        // By the one that has come.
+        self.replaceable = true;
+        // One that somebody else replaced may be dead already, and its leases with it.
+        if self.watched || !self.epoch.is_held() {
             self.act_at = Some(now);
         }
         self.publish();
@@ -165,6 +177,46 @@ impl Tracked {
         }
     }
 
+    /// The server said how long a token has left that somebody else renews (`None`: it does not
+    /// end).
+    pub(crate) fn looked_at(
+        &mut self,
+        now: Time,
+        asked_at: Time,
+        result: Result<Option<Duration>, Failure>,
+    ) {
+        self.busy = false;
+        let login = self.epoch.number;
+        match result {
+            Ok(left) => {
+                self.failures = 0;
+                debug!(login, ?left, "token looked at");
+                let told = left.map(|left| asked_at + left);
+                self.ends = match (self.ends, told) {
+                    // Told in whole seconds, an end that stands still seems to move by one.
+                    (Some(known), Some(told)) if told < known && told + SECOND > known => {
+                        Some(known)
+                    }
+                    (_, told) => told,
+                };
+                self.act_at = left.map(|left| asked_at + schedule::look_after(left));
+            }
+            Err(Failure::TokenDead(_)) => {
+                warn!(login, "the token was found dead");
+                self.die(now);
+            }
+            Err(Failure::Refused(e)) => {
+                self.failures += 1;
+                let wait = self.wait_to_try_again(now, &e);
+                self.act_at = Some(now + wait);
+                debug!(login, error = %e, retry_in = ?wait, "the token could not be looked at");
+            }
+        }
+        if self.retired && !self.epoch.is_held() {
+            self.act_at = Some(now);
+        }
+    }
+
     fn can_not_be_renewed(&mut self) {
         self.fixed = true;
         self.spent = true;
@@ -173,10 +225,8 @@ impl Tracked {
 
     fn renewal_failed(&mut self, now: Time, e: &SourceError) {
         self.failures += 1;
-        let remaining = self.ends.map_or(Duration::MAX, |ends| now.until(ends));
-        let wait = schedule::backoff(self.failures, self.ttl, e.server_retry_after());
-        // Whatever the server wants: one more try before the end.
-        let wait = wait.min((remaining / 2).max(Duration::from_millis(50)));
+        let remaining = self.remaining(now);
+        let wait = self.wait_to_try_again(now, e);
         self.act_at = Some(now + wait);
         // Renewing may go on failing while a login works (the role was deleted, say).
         self.spent = self.ttl.is_some_and(|ttl| remaining < ttl / 4);
@@ -186,6 +236,16 @@ impl Tracked {
         } else {
             debug!(login, error = %e, retry_in = ?wait, "token renewal failed again");
         }
+    }
+
+    fn remaining(&self, now: Time) -> Duration {
+        self.ends.map_or(Duration::MAX, |ends| now.until(ends))
+    }
+
+    fn wait_to_try_again(&self, now: Time, e: &SourceError) -> Duration {
+        let wait = schedule::backoff(self.failures, self.ttl, e.server_retry_after());
+        // Whatever the server wants: one more try before the end.
+        wait.min((self.remaining(now) / 2).max(Duration::from_millis(50)))
     }
 
     pub(crate) fn given_back(&mut self, now: Time, result: Result<(), SourceError>) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{approle, config, database, database_with, session};
 use leasehold::{CredentialSource, ErrorKind, RevokeMode};
-use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, Stack, TokenSpec};
+use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec};
 use leasehold_vault::{Auth, Session, VaultConfig};
 
 const S: Duration = Duration::from_secs(1);
@@ -129,7 +129,7 @@ async fn a_namespace_is_worked_in() {
 
 #[tokio::test]
 async fn a_sealed_server_and_one_that_is_gone_are_told_apart() {
-    let stack = Stack::start().await.expect("servers");
+    let stack = common::own_stack().await;
     let db = stack.database("sealed").await.expect("database");
     let session = session(&db).await;
     let source = session.dynamic_role(db.mount(), db.role());
@@ -157,7 +157,7 @@ async fn a_sealed_server_and_one_that_is_gone_are_told_apart() {
 
 #[tokio::test]
 async fn a_database_that_is_down_is_a_passing_fault() {
-    let stack = Stack::start().await.expect("servers");
+    let stack = common::own_stack().await;
     let db = stack.database("pgdown").await.expect("database");
     let session = session(&db).await;
     let source = session.dynamic_role(db.mount(), db.role());
@@ -178,7 +178,7 @@ async fn a_database_that_is_down_is_a_passing_fault() {
 
 #[tokio::test]
 async fn a_rate_limit_is_told_with_its_time() {
-    let stack = Stack::start().await.expect("servers");
+    let stack = common::own_stack().await;
     let db = stack.database("limited").await.expect("database");
     let session = session(&db).await;
     stack.create_rate_limit("q", db.mount(), 1.0, 60 * S, true).await.expect("quota");

@@ -236,7 +236,7 @@ async fn i9_a_given_token_is_never_revoked() {
 
 #[tokio::test]
 async fn i9_a_close_that_can_not_revoke_reports_when_the_token_ends() {
-    let stack = leasehold_testkit::Stack::start().await.expect("servers");
+    let stack = common::own_stack().await;
     let spec = DatabaseSpec::new("left").app_role(AppRoleSpec::new().token_ttl(60 * S));
     let db = stack.database(spec).await.expect("database");
     let config = config(&db).request_timeout(S);
@@ -277,7 +277,7 @@ async fn holds_token_of(db: &leasehold_testkit::TestDb, accessors: &[String]) ->
 
 #[tokio::test]
 async fn i6_a_server_that_comes_back_after_the_tokens_end_is_logged_in_to_within_a_second() {
-    let stack = leasehold_testkit::Stack::start().await.expect("servers");
+    let stack = common::own_stack().await;
     let spec = DatabaseSpec::new("paused").app_role(AppRoleSpec::new().token_ttl(3 * S));
     let db = stack.database(spec).await.expect("database");
     let session = session(&db).await;

@@ -1,28 +1,24 @@
 //! AppRole: a role_id and a secret_id for a token.
 
-use leasehold::{ErrorKind, SourceError};
-use zeroize::Zeroizing;
+use leasehold::SourceError;
 
-use super::{AuthMethod, BoxFuture, from_login};
+use super::secret_id::SecretId;
+use super::{AuthMethod, BoxFuture, from_login, input};
 use crate::api::Api;
 use crate::classify::{Failure, Op};
+use crate::config::ConfigError;
 use crate::endpoints::{AppRoleLogin, AuthReply};
 use crate::token::TokenGrant;
 
 pub(super) struct AppRole {
-    pub(super) mount: String,
+    mount: String,
     role_id: String,
-    secret_id: Zeroizing<String>,
+    secret_id: SecretId,
 }
 
 impl AppRole {
-    pub(super) fn new(role_id: String, secret_id: String) -> Self {
-        let secret_id = Zeroizing::new(secret_id);
-        Self {
-            mount: "approle".to_owned(),
-            role_id: role_id.trim().to_owned(),
-            secret_id: Zeroizing::new(secret_id.trim().to_owned()),
-        }
+    pub(super) fn new(role_id: String, secret_id: SecretId) -> Self {
+        Self { mount: "approle".to_owned(), role_id: role_id.trim().to_owned(), secret_id }
     }
 
     fn path(&self) -> String {
@@ -30,17 +26,11 @@ impl AppRole {
     }
 
     async fn log_in(&self, api: &Api) -> Result<TokenGrant, SourceError> {
-        if self.role_id.is_empty() || self.secret_id.is_empty() {
-            return Err(SourceError::new(
-                ErrorKind::Other,
-                "AppRole needs a role_id and a secret_id, and one of them is empty",
-            ));
-        }
         let path = self.path();
         let request = AppRoleLogin {
             mount: self.mount.clone(),
             role_id: self.role_id.clone(),
-            secret_id: self.secret_id.clone(),
+            secret_id: self.secret_id.get(api, &self.mount).await?,
         };
         let reply = api.json(Op::Login, &path, request, None, api.request_timeout);
         let AuthReply { auth } = reply.await.map_err(Failure::into_error)?;
@@ -49,12 +39,18 @@ impl AppRole {
 }
 
 impl AuthMethod for AppRole {
+    fn check(&self) -> Result<(), ConfigError> {
+        input::mount(&self.mount)?;
+        input::name("auth.role_id", &self.role_id)?;
+        self.secret_id.check()
+    }
+
     fn login<'a>(&'a self, api: &'a Api) -> BoxFuture<'a, Result<TokenGrant, SourceError>> {
         Box::pin(self.log_in(api))
     }
 
-    fn repeatable(&self) -> bool {
-        true
+    fn set_mount(&mut self, mount: String) {
+        self.mount = mount;
     }
 
     fn describe(&self) -> String {

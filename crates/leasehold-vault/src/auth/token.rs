@@ -5,9 +5,10 @@ use std::time::Duration;
 use leasehold::{ErrorKind, SourceError};
 use zeroize::Zeroizing;
 
-use super::{AuthMethod, BoxFuture, refuse_limited};
+use super::{AuthMethod, BoxFuture, input, refuse_limited};
 use crate::api::Api;
 use crate::classify::{Failure, Op};
+use crate::config::ConfigError;
 use crate::endpoints::{LookupReply, LookupSelf};
 use crate::token::{Token, TokenGrant};
 
@@ -20,41 +21,57 @@ impl GivenToken {
         Self(Zeroizing::new(token))
     }
 
-    async fn look_up(&self, api: &Api) -> Result<TokenGrant, SourceError> {
+    async fn log_in(&self, api: &Api) -> Result<TokenGrant, SourceError> {
         let Some(token) = Token::parse(&self.0) else {
             return Err(SourceError::new(
                 ErrorKind::Other,
                 "the token given is empty or holds characters that no token has: check VAULT_TOKEN",
             ));
         };
-        let reply =
-            api.json(Op::TokenLookup, LOOKUP, LookupSelf {}, Some(&token), api.request_timeout);
-        let data = match reply.await {
-            Ok(LookupReply { data }) => data,
-            Err(Failure::TokenDead(e)) => {
-                let message =
-                    "the token given is not valid: expired, revoked, or of another server";
-                return Err(SourceError::new(ErrorKind::TokenLost, message).caused_by(e));
-            }
-            Err(Failure::Refused(e)) => return Err(e),
-        };
-        refuse_limited(data.num_uses)?;
-        let endless = data.expire_time.is_none() && data.ttl == 0;
-        Ok(TokenGrant {
-            token,
-            ttl: (!endless).then(|| Duration::from_secs(data.ttl)),
-            // Never less than what is left: that would shorten it.
-            increment: Duration::from_secs(data.ttl.max(data.creation_ttl).max(data.period)),
-            renewable: data.renewable && !endless,
-            batch: data.kind == "batch",
-            own: false,
-        })
+        look_up(api, token, "the token given").await
     }
 }
 
+/// Asks the server what a token is that somebody else made.
+pub(super) async fn look_up(
+    api: &Api,
+    token: Token,
+    what: &str,
+) -> Result<TokenGrant, SourceError> {
+    let reply = api.json(Op::TokenLookup, LOOKUP, LookupSelf {}, Some(&token), api.request_timeout);
+    let data = match reply.await {
+        Ok(LookupReply { data }) => data,
+        Err(Failure::TokenDead(e)) => {
+            let message = format!("{what} is not valid: expired, revoked, or of another server");
+            return Err(SourceError::new(ErrorKind::TokenLost, message).caused_by(e));
+        }
+        Err(Failure::Refused(e)) => return Err(e),
+    };
+    refuse_limited(data.num_uses)?;
+    let endless = data.expire_time.is_none() && data.ttl == 0;
+    Ok(TokenGrant {
+        token,
+        ttl: (!endless).then(|| Duration::from_secs(data.ttl)),
+        // Never less than what is left: that would shorten it.
+        increment: Duration::from_secs(data.ttl.max(data.creation_ttl).max(data.period)),
+        renewable: data.renewable && !endless,
+        batch: data.kind == "batch",
+        own: false,
+        watched: false,
+    })
+}
+
 impl AuthMethod for GivenToken {
+    fn check(&self) -> Result<(), ConfigError> {
+        input::filled("auth.token", &self.0)?;
+        match Token::parse(&self.0) {
+            Some(_) => Ok(()),
+            None => Err(ConfigError::new("auth.token", "holds characters that no token has")),
+        }
+    }
+
     fn login<'a>(&'a self, api: &'a Api) -> BoxFuture<'a, Result<TokenGrant, SourceError>> {
-        Box::pin(self.look_up(api))
+        Box::pin(self.log_in(api))
     }
 
     fn repeatable(&self) -> bool {

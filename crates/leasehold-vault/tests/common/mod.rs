@@ -1,26 +1,45 @@
 //! What the tests share.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod answers;
+pub mod capture;
+pub mod files;
+pub mod proxy;
 pub mod script;
+pub mod sim;
 
 use std::time::{Duration, Instant};
 
 use leasehold_testkit::{DatabaseSpec, IssuedToken, RoleSpec, Stack, TestDb};
 use leasehold_vault::{Auth, Session, VaultConfig};
+use tokio::sync::OnceCell;
 
-/// A database with one role `app`, on the stack that all tests of this binary share.
-pub async fn database(spec: DatabaseSpec) -> TestDb {
-    let stack = leasehold_testkit::shared().await.expect("servers");
-    stack.database(spec).await.expect("database")
+use capture::{Checked, CheckedStack};
+
+/// A database with one role `app`, on the stack that all tests of this binary share. At its end
+/// nothing that the server issued may be in the log.
+pub async fn database(spec: DatabaseSpec) -> Checked {
+    static SHARED: OnceCell<Stack> = OnceCell::const_new();
+    let stack = SHARED.get_or_try_init(|| Stack::builder().audit_raw().start()).await;
+    Checked::new(stack.expect("servers").database(spec).await.expect("database"))
 }
 
 /// The same, by an AppRole's specification alone.
-pub async fn database_with(app_role: leasehold_testkit::AppRoleSpec) -> TestDb {
+pub async fn database_with(app_role: leasehold_testkit::AppRoleSpec) -> Checked {
     database(DatabaseSpec::new("vault").app_role(app_role)).await
 }
 
+/// Servers of a test's own, to be broken. The log is held against them at the end, too.
+pub async fn own_stack() -> CheckedStack {
+    CheckedStack::new(Stack::builder().audit_raw().start().await.expect("servers"))
+}
+
 pub fn config(db: &TestDb) -> VaultConfig {
-    VaultConfig::new(db.vault_addr())
+    let config = VaultConfig::new(db.vault_addr());
+    match db.stack().ca_pem() {
+        Some(pem) => config.ca_pem(pem),
+        None => config,
+    }
 }
 
 pub async fn approle(db: &TestDb) -> Auth {

@@ -1,11 +1,13 @@
 //! An HTTP server that answers what it is told to, faults included.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 type Answer = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
@@ -14,7 +16,26 @@ type Answer = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 pub struct Script {
     address: String,
     shared: Arc<Shared>,
-    task: tokio::task::JoinHandle<()>,
+    tls: Option<TlsAcceptor>,
+    /// Keeps the port while nobody listens on it.
+    _port: TcpSocket,
+    /// Accepts, and holds the connections. `None` while the server is down.
+    task: Mutex<Option<AbortOnDrop>>,
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn bind(to: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseport(true).expect("a socket option");
+    socket.bind(to).expect("bind");
+    socket
 }
 
 #[derive(Default)]
@@ -44,7 +65,31 @@ enum How {
     /// More is promised, and the connection stays open.
     Stalled,
     HangUp,
+    /// Closed with a reset, as by a machine that lost its connections.
+    Reset,
+    /// A byte now and then, for ever.
+    Dripping,
     Silence,
+}
+
+/// How long until the next byte of an answer that drips.
+const DRIP: Duration = Duration::from_millis(50);
+
+/// A connection that can be closed with a reset.
+trait Wire: AsyncRead + AsyncWrite + Unpin {
+    fn reset_on_close(&self);
+}
+
+impl Wire for TcpStream {
+    fn reset_on_close(&self) {
+        self.set_zero_linger().expect("a socket option");
+    }
+}
+
+impl Wire for tokio_rustls::server::TlsStream<TcpStream> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
 }
 
 impl Reply {
@@ -79,6 +124,14 @@ impl Reply {
         Self::json(200, "").how(How::HangUp)
     }
 
+    pub fn reset() -> Self {
+        Self::json(200, "").how(How::Reset)
+    }
+
+    pub fn dripping(self) -> Self {
+        self.how(How::Dripping)
+    }
+
     pub fn silence() -> Self {
         Self::json(200, "").how(How::Silence)
     }
@@ -98,6 +151,7 @@ impl Reply {
             How::Undeclared => String::new(),
             How::Whole if self.status == 204 => String::new(),
             How::Whole => format!("content-length: {}\r\n", self.body.len()),
+            How::Dripping => "content-length: 1000000\r\n".to_owned(),
             _ => format!("content-length: {}\r\n", self.body.len() + 100),
         };
         let close = if self.how == How::Whole { "" } else { "connection: close\r\n" };
@@ -130,28 +184,46 @@ impl Script {
     }
 
     async fn start_with(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let port = listener.local_addr().expect("bound").port();
-        let shared = Arc::new(Shared::default());
+        let port = bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let at = port.local_addr().expect("bound");
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let task = tokio::spawn({
-            let shared = shared.clone();
-            async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let (shared, tls) = (shared.clone(), tls.clone());
-                    tokio::spawn(async move {
-                        let Some(tls) = tls else {
-                            return serve(stream, shared).await;
-                        };
-                        // Else it does not trust us.
-                        if let Ok(stream) = tls.accept(stream).await {
-                            serve(stream, shared).await;
-                        }
-                    });
-                }
+        let script = Self {
+            address: format!("{scheme}://{at}"),
+            shared: Arc::default(),
+            tls,
+            _port: port,
+            task: Mutex::new(None),
+        };
+        script.up();
+        script
+    }
+
+    /// Takes connections again.
+    pub fn up(&self) {
+        let at = self.address.rsplit('/').next().expect("host and port");
+        let listener = bind(at.parse().expect("an address")).listen(1024).expect("listen");
+        let (shared, tls) = (self.shared.clone(), self.tls.clone());
+        let accept = async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (shared, tls) = (shared.clone(), tls.clone());
+                connections.spawn(async move {
+                    let Some(tls) = tls else {
+                        return serve(stream, shared).await;
+                    };
+                    // Else it does not trust us.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, shared).await;
+                    }
+                });
             }
-        });
-        Self { address: format!("{scheme}://127.0.0.1:{port}"), shared, task }
+        };
+        *self.task.lock().expect("lock") = Some(AbortOnDrop(tokio::spawn(accept)));
+    }
+
+    /// Closes all connections, and has new ones refused.
+    pub fn down(&self) {
+        *self.task.lock().expect("lock") = None;
     }
 
     pub fn address(&self) -> String {
@@ -180,15 +252,19 @@ impl Script {
     pub fn all_requests(&self) -> usize {
         self.shared.seen.lock().expect("lock").len()
     }
-}
 
-impl Drop for Script {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Method and path of each request, in the order they came.
+    pub fn trace(&self) -> Vec<(String, String)> {
+        let seen = self.shared.seen.lock().expect("lock");
+        let line = |(path, request): &(String, String)| {
+            let method = request.split(' ').next().unwrap_or_default();
+            (method.to_owned(), path.clone())
+        };
+        seen.iter().map(line).collect()
     }
 }
 
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+async fn serve(mut stream: impl Wire, shared: Arc<Shared>) {
     let mut received = Vec::new();
     loop {
         let Some(request) = read_request(&mut stream, &mut received).await else {
@@ -198,6 +274,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shar
         tokio::time::sleep(reply.wait).await;
         match reply.how {
             How::HangUp => return,
+            How::Reset => return stream.reset_on_close(),
             How::Silence => return std::future::pending().await,
             _ => {}
         }
@@ -207,6 +284,12 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shar
         match reply.how {
             How::Whole => {}
             How::Stalled => return std::future::pending().await,
+            How::Dripping => {
+                while stream.write_all(b" ").await.is_ok() {
+                    tokio::time::sleep(DRIP).await;
+                }
+                return;
+            }
             _ => return,
         }
     }

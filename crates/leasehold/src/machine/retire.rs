@@ -30,6 +30,8 @@ pub(super) struct Retiring {
     how: Revocation,
     failures: u32,
     retry_at: Option<Time>,
+    /// Why nothing more is tried: it is left to its TTL.
+    pub(super) left: Option<SourceError>,
 }
 
 impl Draining {
@@ -48,7 +50,7 @@ impl Draining {
 impl Retiring {
     fn new(login: Login) -> Self {
         let how = Revocation::Mode(RevokeMode::Sync);
-        Self { login, in_flight: false, how, failures: 0, retry_at: None }
+        Self { login, in_flight: false, how, failures: 0, retry_at: None, left: None }
     }
 
     pub(super) fn next_look(&self) -> Option<Time> {
@@ -63,9 +65,12 @@ impl Machine {
     pub(super) fn begin_drain(&mut self, now: Time, mut login: Login, reason: Reason) {
         let generation = login.generation.unwrap_or(0);
         let terms = login.terms;
-        let trusted =
-            !matches!(reason, Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked)
-                && login.certainly_good(now);
+        // A password that was changed, or is over, ends no session.
+        let trusted = login.sessions_stay()
+            || !matches!(
+                reason,
+                Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked
+            ) && login.certainly_good(now);
         // A grace longer than what is left of the lease is served by renewing while it drains.
         let limit = now + terms.grace;
         let short = login.end.is_some_and(|end| end.before(terms.end_margin()) < limit);
@@ -178,8 +183,9 @@ impl Machine {
         // Left to its TTL: looked at again only when the lease ends.
         let never = Time::from_start(Duration::MAX);
         retiring.retry_at = Some(next.map_or(never, |(_, at)| at));
-        if let Some((how, _)) = next {
-            retiring.how = how;
+        match next {
+            Some((how, _)) => retiring.how = how,
+            None => retiring.left = Some(error.clone()),
         }
         let retry_in = next.map(|(_, at)| now.until(at));
         self.emit(Event::RevokeFailed { generation, error, retry_in });
@@ -219,7 +225,7 @@ fn drain_terms(login: &Login, limit: Time, now: Time) -> (Time, Option<Time>) {
     let end = login.effective_end();
     let lease_end = if login.dead || login.lost { Some(now) } else { end };
     // A dead or ended lease gives no reason to hurry: nothing is terminated on its account.
-    let alive = login.certainly_good(now);
+    let alive = login.certainly_good(now) && !login.sessions_stay();
     let deadline = match end {
         Some(end) if alive => limit.min(end.before(login.terms.end_margin())),
         _ => limit,

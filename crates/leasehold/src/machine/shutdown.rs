@@ -6,6 +6,7 @@ use super::policy::SHUTDOWN_WRAP_UP;
 use super::{Action, Login, Machine};
 use crate::clock::Time;
 use crate::event::Reason;
+use crate::source::ErrorKind;
 
 /// A shutdown under way.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct Remains {
     pub ends_in: Option<Duration>,
     /// Why it was left.
     pub why: String,
+    /// It was refused and not failed: should its token be revoked, the lease goes too.
+    pub(crate) goes_with_its_token: bool,
 }
 
 impl std::fmt::Display for Remains {
@@ -71,7 +74,9 @@ impl Machine {
             return;
         };
         let asked = self.mints.is_empty() && self.given_up.is_empty();
-        let clear = asked && self.draining.is_empty() && self.retiring.is_empty();
+        // What is left to its TTL is not waited for.
+        let settled = self.retiring.iter().all(|r| r.left.is_some());
+        let clear = asked && self.draining.is_empty() && settled;
         if stopping.finished || !(clear || now >= stopping.wrap_up) {
             return;
         }
@@ -80,17 +85,25 @@ impl Machine {
             username: Some(login.username.clone()),
             ends_in: login.effective_end().map(|end| now.until(end)),
             why: why.to_owned(),
+            goes_with_its_token: false,
         };
         let draining =
             (self.draining.iter()).map(|d| left(&d.login, "its connections were not gone in time"));
-        let retiring =
-            self.retiring.iter().map(|r| left(&r.login, "it could not be revoked in time"));
+        let retiring = self.retiring.iter().map(|r| match &r.left {
+            None => left(&r.login, "it could not be revoked in time"),
+            Some(error) => {
+                let refused = matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotRenewable);
+                let why = format!("it could not be revoked ({error})");
+                Remains { goes_with_its_token: refused, ..left(&r.login, &why) }
+            }
+        });
         let minting = self.mints.iter().chain(&self.given_up).map(|_| Remains {
             username: None,
             ends_in: None,
             why: "a request to mint was not answered; a late credential is revoked if this \
                   process still runs"
                 .to_owned(),
+            goes_with_its_token: false,
         });
         let remains = draining.chain(retiring).chain(minting).collect();
         self.out.push(Action::Finished(remains));

@@ -28,6 +28,8 @@ struct World {
     generation_of: BTreeMap<LoginId, u64>,
     finished: bool,
     failed_start: bool,
+    /// The source reads logins and makes none.
+    reads: bool,
 }
 
 impl World {
@@ -52,6 +54,7 @@ impl World {
             generation_of: BTreeMap::new(),
             finished: false,
             failed_start: false,
+            reads: seed.is_multiple_of(3),
         }
     }
 
@@ -114,6 +117,10 @@ impl World {
                     assert!(self.drained.contains(generation), "I4: forgotten before drained");
                 }
             }
+            Action::Merge { login, current } => {
+                assert!(self.alive.remove(&login), "merged what is not there");
+                assert_eq!(self.published.last(), Some(&current), "merged into the current one");
+            }
             Action::Finished(remains) => {
                 self.finished = true;
                 let known = remains.iter().filter(|r| r.username.is_some()).count();
@@ -165,7 +172,13 @@ impl World {
                     let parent = self.rng.bool().then(|| self.parent());
                     let ttl = Some(self.ttl);
                     let username = format!("user-{attempt}");
-                    Ok(Minted { username, ttl, renewable: true, revocable: true, parent })
+                    // A source that reads comes by a login with no lease, often the same one.
+                    let revocable = !self.reads;
+                    let current = !self.published.is_empty() && !self.machine.is_stopping();
+                    let unchanged = self.reads && current && self.rng.bool();
+                    let ttl = ttl.filter(|_| revocable || self.rng.bool());
+                    let renewable = revocable;
+                    Ok(Minted { username, ttl, renewable, revocable, parent, unchanged })
                 } else {
                     Err(self.error())
                 };
@@ -252,6 +265,9 @@ fn i4_i7_i9_hold_in_random_histories_and_the_driver_never_spins() {
             if world.rng.u16(..400) == 0 {
                 world.feed(Input::Rotate);
             }
+            if world.rng.u16(..40) == 0 {
+                world.feed(Input::Changed);
+            }
         }
         let deadline = world.now + Duration::from_secs(world.rng.u64(..30));
         world.feed(Input::Shutdown { deadline });
@@ -281,6 +297,7 @@ fn a_rotation_that_the_limiter_holds_is_free_once_its_leeway_has_come() {
         renewable: false,
         revocable: true,
         parent: None,
+        unchanged: false,
     };
     machine.handle(start, Input::Issued { attempt, sent: start, result: Ok(minted) });
     machine.handle(start, Input::Proved { login: attempt, proofs: Proofs::default() });
@@ -297,4 +314,68 @@ fn a_rotation_that_the_limiter_holds_is_free_once_its_leeway_has_come() {
     let leeway = start + Duration::from_secs(60 - 21);
     assert!(machine.next_deadline().is_some_and(|at| at <= leeway));
     assert!(issues(&machine.handle(leeway, Input::Tick)), "a planned rotation waits for no permit");
+}
+
+/// A shutdown with one login, whose revocation is answered so; what is left, and the time it took.
+fn left_by_a_shutdown(answers: &[ErrorKind]) -> (Vec<Remains>, Duration) {
+    let start = Time::from_start(Duration::from_secs(1));
+    let mut machine = Machine::new(Policy::default(), start, 1);
+    machine.handle(start, Input::Tick);
+    let minted = Minted {
+        username: "user".to_owned(),
+        ttl: Some(Duration::from_secs(3600)),
+        renewable: true,
+        revocable: true,
+        parent: None,
+        unchanged: false,
+    };
+    machine.handle(start, Input::Issued { attempt: 1, sent: start, result: Ok(minted) });
+    machine.handle(start, Input::Proved { login: 1, proofs: Proofs::default() });
+    machine.handle(start, Input::Shutdown { deadline: start + Duration::from_secs(10) });
+    let drained = Input::Drained { generation: 1, forced: Vec::new(), left: 0 };
+    let (mut now, mut actions) = (start, machine.handle(start, drained));
+    let mut answers = answers.iter().copied().cycle();
+    loop {
+        let mut answer = None;
+        for action in actions {
+            match action {
+                Action::Finished(remains) => return (remains, now - start),
+                Action::Revoke { login, how } => answer = Some((login, how)),
+                _ => {}
+            }
+        }
+        let mut refuse = || {
+            let kind = answers.next().expect("cycled");
+            SourceError::new(kind, "refused")
+        };
+        let input = match answer {
+            Some((login, Revocation::Soft)) => {
+                let (attempt, sent) = (SOFT_REVOKE, now);
+                Input::Renewed { login, attempt, sent, result: Err(refuse()) }
+            }
+            Some((login, _)) => Input::Revoked { login, result: Err(refuse()) },
+            None => {
+                now = machine.next_deadline().expect("it ends").max(now);
+                Input::Tick
+            }
+        };
+        actions = machine.handle(now, input);
+    }
+}
+
+#[test]
+fn i9_a_refused_lease_is_not_waited_for_and_only_such_a_one_goes_with_its_token() {
+    let (left, took) = left_by_a_shutdown(&[ErrorKind::Denied]);
+    assert_eq!(took, Duration::ZERO, "nothing more can be tried");
+    assert!(left.len() == 1 && left[0].goes_with_its_token, "{left:?}");
+    assert!(left[0].why.contains("refused"), "{left:?}");
+
+    let (left, took) = left_by_a_shutdown(&[ErrorKind::Denied, ErrorKind::NotRenewable]);
+    assert_eq!(took, Duration::ZERO, "at its maximum TTL");
+    assert!(left[0].goes_with_its_token, "{left:?}");
+
+    // A server that could not carry it out may not do so for the token either.
+    let (left, took) = left_by_a_shutdown(&[ErrorKind::ServerFault]);
+    assert!(took >= Duration::from_secs(10), "tried as long as there is time: {took:?}");
+    assert!(left.len() == 1 && !left[0].goes_with_its_token, "{left:?}");
 }

@@ -1,0 +1,155 @@
+//! What a person gave, checked before anything is sent: an error here names the field.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use leasehold::{ErrorKind, SourceError};
+use zeroize::Zeroizing;
+
+use crate::config::ConfigError;
+
+/// Tokens are some dozen bytes, JWTs some thousand.
+const MAX_FILE: u64 = 64 * 1024;
+
+/// A mount path, part of a URL: `..` in it would lead out of `auth/`.
+pub(super) fn mount(path: &str) -> Result<(), ConfigError> {
+    if path.is_empty() {
+        return Err(ConfigError::new(
+            "auth.mount",
+            "is empty: give the path that the auth method is enabled at, such as approle",
+        ));
+    }
+    segments("auth.mount", path)
+}
+
+/// A path below `/v1/` made of plain segments.
+pub(super) fn segments(field: &'static str, path: &str) -> Result<(), ConfigError> {
+    if path.split('/').all(is_segment) {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        field,
+        format!(
+            "is {path:?}, which is no path on the server: plain characters with single slashes \
+             between them, and no part that is `.` or `..`"
+        ),
+    ))
+}
+
+/// One segment of a path.
+pub(super) fn segment(field: &'static str, name: &str) -> Result<(), ConfigError> {
+    filled(field, name)?;
+    if is_segment(name) && !name.contains('/') {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        field,
+        format!("is {name:?}, which can't be part of a path: use plain characters without slashes"),
+    ))
+}
+
+fn is_segment(part: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_graphic() && !br#"?#%\"<>`{}|^"#.contains(&b);
+    !matches!(part, "" | "." | "..") && part.bytes().all(plain)
+}
+
+/// A name that goes into a request's body.
+pub(super) fn name(field: &'static str, name: &str) -> Result<(), ConfigError> {
+    filled(field, name)?;
+    if name.chars().any(char::is_control) {
+        let problem = "holds control characters: is it a name?";
+        return Err(ConfigError::new(field, problem));
+    }
+    Ok(())
+}
+
+/// Anything at all; it may be a secret and is not shown.
+pub(super) fn filled(field: &'static str, value: &str) -> Result<(), ConfigError> {
+    if value.trim().is_empty() {
+        return Err(ConfigError::new(field, "is empty: it has to be given"));
+    }
+    Ok(())
+}
+
+/// A file with one secret in it, read anew each time. Whoever writes it should put a new file in
+/// its place; one that is written in place may be met half written, and is read again then.
+#[derive(Clone)]
+pub(super) struct SecretFile {
+    /// What is in it, for messages.
+    what: &'static str,
+    path: PathBuf,
+}
+
+impl SecretFile {
+    pub(super) fn new(what: &'static str, path: impl Into<PathBuf>) -> Self {
+        Self { what, path: path.into() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn check(&self, field: &'static str) -> Result<(), ConfigError> {
+        let path = self.path.as_os_str();
+        if path.is_empty() {
+            return Err(ConfigError::new(field, "is empty: name the file to read"));
+        }
+        if path.as_encoded_bytes().contains(&0) {
+            let problem = format!("is {path:?}, with a NUL in it, which no file name has");
+            return Err(ConfigError::new(field, problem));
+        }
+        Ok(())
+    }
+
+    /// Its text, trimmed. What is missing or empty counts as a fault that may pass: files are
+    /// mounted late, and replaced.
+    pub(super) async fn read(&self) -> Result<Zeroizing<String>, SourceError> {
+        let path = self.path.clone();
+        let read = tokio::task::spawn_blocking(move || read_bounded(&path)).await;
+        let failed = |why: String| {
+            let (what, path) = (self.what, &self.path);
+            SourceError::unreachable(format!("reading the {what} from {path:?}: {why}"))
+        };
+        let text = match read {
+            Ok(Ok(text)) => text,
+            Ok(Err(e)) => return Err(failed(format!("{e}: check path, mount and permissions"))),
+            Err(_) => return Err(failed("the runtime is shutting down".to_owned())),
+        };
+        let wrong = |why: &str| {
+            let (what, path) = (self.what, &self.path);
+            SourceError::new(ErrorKind::Malformed, format!("the {what} in {path:?} {why}"))
+        };
+        let Ok(text) = std::str::from_utf8(&text) else {
+            return Err(wrong("is not text: is it the right file?"));
+        };
+        match text.trim() {
+            "" => Err(failed("the file is empty: whoever writes it has not done so yet".into())),
+            text if text.len() as u64 > MAX_FILE => {
+                Err(wrong("is longer than 64 KiB: is it the right file?"))
+            }
+            text if !text.bytes().all(|b| b.is_ascii_graphic()) => Err(wrong(
+                "has white space or other characters in it that it can't have: give a file \
+                 with nothing else in it",
+            )),
+            text => Ok(Zeroizing::new(text.to_owned())),
+        }
+    }
+}
+
+fn read_bounded(path: &Path) -> std::io::Result<Zeroizing<Vec<u8>>> {
+    // Never grows, so that no copy is left behind unwiped.
+    let mut text = Zeroizing::new(vec![0; MAX_FILE as usize + 2]);
+    let mut file = File::open(path)?;
+    let mut filled = 0;
+    while filled < text.len() {
+        match file.read(&mut text[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    text.truncate(filled);
+    Ok(text)
+}
