@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::bao::Storage;
+use crate::database::within;
 use crate::pglog::{LoginEvent, LoginRecord, correlate, parse_login_log};
 use crate::postgres::{PostgresShutdown, SUPERUSER};
 use crate::process::START_TIMEOUT;
@@ -174,11 +175,20 @@ impl Stack {
     /// Revokes all leases under a prefix. With `force` the server forgets leases that it cannot
     /// revoke; their Postgres roles stay.
     pub async fn revoke_prefix(&self, prefix: &str, force: bool) -> Result<()> {
+        self.revoke_prefix_in(None, prefix, force).await
+    }
+
+    async fn revoke_prefix_in(
+        &self,
+        namespace: Option<&str>,
+        prefix: &str,
+        force: bool,
+    ) -> Result<()> {
         if force {
-            let path = format!("sys/leases/revoke-force/{prefix}");
+            let path = within(namespace, &format!("sys/leases/revoke-force/{prefix}"));
             return self.vault("PUT", &path, Value::Null).await.map(drop);
         }
-        let path = format!("sys/leases/revoke-prefix/{prefix}");
+        let path = within(namespace, &format!("sys/leases/revoke-prefix/{prefix}"));
         self.vault("PUT", &path, json!({ "sync": true })).await.map(drop)
     }
 
@@ -204,8 +214,13 @@ impl Stack {
 
     /// Ids of the leases directly under a prefix such as `MOUNT/creds/ROLE`.
     pub async fn leases(&self, prefix: &str) -> Result<Vec<String>> {
+        self.leases_in(None, prefix).await
+    }
+
+    async fn leases_in(&self, namespace: Option<&str>, prefix: &str) -> Result<Vec<String>> {
         let prefix = prefix.trim_end_matches('/');
-        match self.vault("LIST", &format!("sys/leases/lookup/{prefix}/"), Value::Null).await {
+        let path = within(namespace, &format!("sys/leases/lookup/{prefix}/"));
+        match self.vault("LIST", &path, Value::Null).await {
             Ok(reply) => {
                 Ok(strings(&reply["data"]["keys"]).map(|key| format!("{prefix}/{key}")).collect())
             }
@@ -293,7 +308,7 @@ impl TestDb {
 
     /// Ids of the leases of a role.
     pub async fn leases_of(&self, role: &str) -> Result<Vec<String>> {
-        self.stack().leases(&format!("{}/creds/{role}", self.mount())).await
+        self.stack().leases_in(self.namespace(), &format!("{}/creds/{role}", self.mount())).await
     }
 
     /// How many leases its mount has, over all roles of this database.
@@ -307,7 +322,8 @@ impl TestDb {
 
     /// Revokes all leases of the mount.
     pub async fn revoke_all(&self, force: bool) -> Result<()> {
-        self.stack().revoke_prefix(&format!("{}/creds", self.mount()), force).await
+        let (stack, prefix) = (self.stack(), format!("{}/creds", self.mount()));
+        stack.revoke_prefix_in(self.namespace(), &prefix, force).await
     }
 
     /// Postgres roles that are members of its group: the logins that exist.
@@ -387,25 +403,25 @@ impl TestDb {
             "default_ttl": seconds("default_ttl", default_ttl)?,
             "max_ttl": seconds("max_ttl", max_ttl)?,
         });
-        let path = format!("{}/roles/{role}", self.mount());
+        let path = self.at(&format!("{}/roles/{role}", self.mount()));
         self.stack().vault("POST", &path, body).await.map(drop)
     }
 
     /// Changes any fields of a role, as the API names them; others keep their values.
     pub async fn update_role(&self, role: &str, fields: Value) -> Result<()> {
-        let path = format!("{}/roles/{role}", self.mount());
+        let path = self.at(&format!("{}/roles/{role}", self.mount()));
         self.stack().vault("POST", &path, fields).await.map(drop)
     }
 
     /// Deletes a role's definition. Its leases stay, and can be revoked but not renewed.
     pub async fn delete_role(&self, role: &str) -> Result<()> {
-        let path = format!("{}/roles/{role}", self.mount());
+        let path = self.at(&format!("{}/roles/{role}", self.mount()));
         self.stack().vault("DELETE", &path, Value::Null).await.map(drop)
     }
 
     /// Replaces the policy of the AppRole and of [`TestDb::token`]. Live tokens feel it at once.
     pub async fn set_policy(&self, hcl: &str) -> Result<()> {
-        let path = format!("sys/policies/acl/{}", self.name());
+        let path = self.at(&format!("sys/policies/acl/{}", self.name()));
         self.stack().vault("PUT", &path, json!({ "policy": hcl })).await.map(drop)
     }
 }

@@ -28,6 +28,7 @@ struct Inner {
     stack: Stack,
     name: String,
     mount: String,
+    namespace: Option<String>,
     roles: Vec<String>,
     role_id: String,
 }
@@ -87,13 +88,19 @@ impl Stack {
         }
         let name = unique(&spec.name);
         self.create_database(&name, &spec).await?;
+        if let Some(namespace) = &spec.namespace {
+            let path = format!("sys/namespaces/{namespace}");
+            if self.vault_request("GET", &path, None).await?.0 == 404 {
+                self.vault("POST", &path, json!({})).await?;
+            }
+        }
 
         let mount = match &spec.mount {
             Some(other) => other.mount().to_owned(),
             None => {
-                let mount = format!("db-{name}");
-                self.vault("POST", &format!("sys/mounts/{mount}"), json!({ "type": "database" }))
-                    .await?;
+                let mount = spec.mount_path.clone().unwrap_or_else(|| format!("db-{name}"));
+                let path = within(spec.namespace.as_deref(), &format!("sys/mounts/{mount}"));
+                self.vault("POST", &path, json!({ "type": "database" })).await?;
                 mount
             }
         };
@@ -104,6 +111,7 @@ impl Stack {
                 roles: spec.roles.iter().map(|r| r.name.clone()).collect(),
                 name,
                 mount,
+                namespace: spec.namespace,
             }),
         };
         db.configure_connection().await?;
@@ -156,15 +164,16 @@ impl Stack {
         spec: &DatabaseSpec,
     ) -> Result<String> {
         // Enabled by the first that needs it: a dev server that was restarted has lost it.
-        let (status, reply) = self
-            .vault_request("POST", "sys/auth/approle", Some(json!({ "type": "approle" })))
-            .await?;
+        let at = |path: &str| within(spec.namespace.as_deref(), path);
+        let enable = at("sys/auth/approle");
+        let (status, reply) =
+            self.vault_request("POST", &enable, Some(json!({ "type": "approle" }))).await?;
         if status != 204 && !reply.to_string().contains("already in use") {
-            http::ok("POST", "sys/auth/approle", (status, reply))?;
+            http::ok("POST", &enable, (status, reply))?;
         }
         let a = &spec.app_role;
         let policy = json!({ "policy": policy(mount, a, &spec.roles) });
-        self.vault("PUT", &format!("sys/policies/acl/{name}"), policy).await?;
+        self.vault("PUT", &at(&format!("sys/policies/acl/{name}")), policy).await?;
         let mut body = json!({
             "token_policies": [name],
             "token_no_default_policy": a.no_default_policy,
@@ -189,7 +198,7 @@ impl Stack {
         if let Some(kind) = &a.token_type {
             body["token_type"] = kind.clone().into();
         }
-        let path = format!("auth/approle/role/{name}");
+        let path = at(&format!("auth/approle/role/{name}"));
         self.vault("POST", &path, body).await?;
         let reply = self.vault("GET", &format!("{path}/role-id"), Value::Null).await?;
         string(&reply["data"]["role_id"], "a role_id")
@@ -231,6 +240,17 @@ impl TestDb {
     #[must_use]
     pub fn mount(&self) -> &str {
         &self.inner.mount
+    }
+
+    /// The namespace that mount, policy and AppRole are in, if not the root.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.inner.namespace.as_deref()
+    }
+
+    /// A path, led into the namespace.
+    pub(crate) fn at(&self, path: &str) -> String {
+        within(self.namespace(), path)
     }
 
     /// The database engine's (first) role.
@@ -279,21 +299,21 @@ impl TestDb {
 
     /// A fresh secret_id of the AppRole.
     pub async fn secret_id(&self) -> Result<String> {
-        let path = format!("auth/approle/role/{}/secret-id", self.name());
+        let path = self.at(&format!("auth/approle/role/{}/secret-id", self.name()));
         let reply = self.stack().vault("POST", &path, json!({})).await?;
         string(&reply["data"]["secret_id"], "a secret_id")
     }
 
     /// A fresh secret_id of the AppRole, behind a wrapping token that lives for `ttl`: the token.
     pub async fn wrapped_secret_id(&self, ttl: Duration) -> Result<String> {
-        let path = format!("auth/approle/role/{}/secret-id", self.name());
+        let path = self.at(&format!("auth/approle/role/{}/secret-id", self.name()));
         self.stack().vault_request_wrapped("POST", &path, Some(json!({})), ttl).await
     }
 
     /// Logs in with the AppRole and a fresh secret_id.
     pub async fn login(&self) -> Result<IssuedToken> {
         let body = json!({ "role_id": self.role_id(), "secret_id": self.secret_id().await? });
-        issued(&self.stack().vault("POST", "auth/approle/login", body).await?)
+        issued(&self.stack().vault("POST", &self.at("auth/approle/login"), body).await?)
     }
 
     /// A plain token, with this database's policy if the specification names no others.
@@ -318,9 +338,9 @@ impl TestDb {
             body["num_uses"] = uses.into();
         }
         let by = spec.parent.as_deref().unwrap_or_else(|| self.stack().root_token());
-        let path = "auth/token/create";
-        let reply = self.stack().vault_request_as(by, "POST", path, Some(body)).await?;
-        issued(&http::ok("POST", path, reply)?)
+        let path = self.at("auth/token/create");
+        let reply = self.stack().vault_request_as(by, "POST", &path, Some(body)).await?;
+        issued(&http::ok("POST", &path, reply)?)
     }
 
     /// A login of the first role, read by the administrator: it dies with no token.
@@ -330,7 +350,7 @@ impl TestDb {
 
     /// A login of this role, read with this token: it dies with the token.
     pub async fn creds_as(&self, token: &str, role: &str) -> Result<Creds> {
-        let path = format!("{}/creds/{role}", self.mount());
+        let path = self.at(&format!("{}/creds/{role}", self.mount()));
         let reply = self.stack().vault_request_as(token, "GET", &path, None).await?;
         let reply = http::ok("GET", &path, reply)?;
         Ok(Creds {
@@ -367,12 +387,15 @@ impl TestDb {
             // One kept open, so that many tests' mounts leave Postgres's slots alone.
             "max_idle_connections": 1,
         });
-        stack.vault("POST", &format!("{}/config/{name}", self.mount()), body).await.map(drop)
+        stack
+            .vault("POST", &self.at(&format!("{}/config/{name}", self.mount())), body)
+            .await
+            .map(drop)
     }
 
     /// Adds a role to the mount. The AppRole's policy knows only those of the specification.
     pub async fn create_role(&self, role: &RoleSpec) -> Result<()> {
-        let path = format!("{}/roles/{}", self.mount(), role.name);
+        let path = self.at(&format!("{}/roles/{}", self.mount(), role.name));
         if self.stack().vault_request("GET", &path, None).await?.0 == 200 {
             return Err(Error::BadSpec(format!(
                 "there is a role {} on mount {} already: give this one another name",
@@ -398,9 +421,13 @@ impl TestDb {
     /// test's end, as all of it goes with the stack.
     pub async fn remove(self) -> Result<()> {
         let (stack, name) = (self.stack(), self.name());
-        stack.vault("DELETE", &format!("sys/mounts/{}", self.mount()), Value::Null).await?;
-        stack.vault("DELETE", &format!("auth/approle/role/{name}"), Value::Null).await?;
-        stack.vault("DELETE", &format!("sys/policies/acl/{name}"), Value::Null).await?;
+        for path in [
+            format!("sys/mounts/{}", self.mount()),
+            format!("auth/approle/role/{name}"),
+            format!("sys/policies/acl/{name}"),
+        ] {
+            stack.vault("DELETE", &self.at(&path), Value::Null).await?;
+        }
         let server = stack.connect_as(SUPERUSER, stack.superuser_password(), "postgres").await?;
         for sql in
             [format!("drop database \"{name}\" with (force)"), format!("drop role \"{name}\"")]
@@ -417,6 +444,14 @@ fn unique(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     let short: String = name.chars().take(32).map(plain).collect();
     format!("{short}_{}", NEXT.fetch_add(1, Relaxed))
+}
+
+/// Any path may begin with the namespace, in place of a header.
+pub(crate) fn within(namespace: Option<&str>, path: &str) -> String {
+    match namespace {
+        Some(namespace) => format!("{namespace}/{path}"),
+        None => path.to_owned(),
+    }
 }
 
 fn with_group(sql: &str, group: &str) -> String {

@@ -18,6 +18,8 @@ pub struct DatabaseSpec {
     pub(crate) schema: Vec<String>,
     pub(crate) accounts: bool,
     pub(crate) mount: Option<TestDb>,
+    pub(crate) mount_path: Option<String>,
+    pub(crate) namespace: Option<String>,
 }
 
 impl DatabaseSpec {
@@ -30,6 +32,8 @@ impl DatabaseSpec {
             schema: Vec::new(),
             accounts: false,
             mount: None,
+            mount_path: None,
+            namespace: None,
         }
     }
 
@@ -56,6 +60,21 @@ impl DatabaseSpec {
     /// default 'x')` with ids 0 to 9999.
     pub fn with_accounts(mut self) -> Self {
         self.accounts = true;
+        self
+    }
+
+    /// The mount's path, in place of a unique one: nobody else can have it in that namespace.
+    pub fn mounted_at(mut self, path: impl Into<String>) -> Self {
+        self.mount_path = Some(path.into());
+        self
+    }
+
+    /// Puts mount, policy and AppRole into a namespace, which is made if it does not exist. A
+    /// plain name, not nested. What [`TestDb`] does is done in there; of [`Stack`](crate::Stack)'s
+    /// own calls those with a path can be led there by the name in front, as in
+    /// `team1/sys/mounts`.
+    pub fn namespace(mut self, name: impl Into<String>) -> Self {
+        self.namespace = Some(name.into());
         self
     }
 

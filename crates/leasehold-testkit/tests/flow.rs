@@ -200,3 +200,28 @@ async fn a_rate_limit_answers_429() {
     db.stack().delete_rate_limit(db.name()).await.unwrap();
     db.creds().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_database_in_a_namespace_is_seen_from_there_alone() {
+    let stack = leasehold_testkit::shared().await.unwrap();
+    let spec = |name: &str| DatabaseSpec::new(name).mounted_at("teams/database");
+    let one = stack.database(spec("one").namespace("ns1")).await.unwrap();
+    let two = stack.database(spec("two").namespace("ns2")).await.unwrap();
+    assert_eq!((one.mount(), one.role()), (two.mount(), two.role()));
+
+    let token = one.login().await.unwrap().token;
+    let creds = one.creds_as(&token, "app").await.unwrap();
+    one.connect(&creds.username, &creds.password).await.unwrap();
+    assert_eq!((one.lease_count().await.unwrap(), two.lease_count().await.unwrap()), (1, 0));
+    let e = two.creds_as(&token, "app").await.unwrap_err();
+    assert_eq!(e.status(), Some(403), "a token of the other namespace");
+
+    two.revoke_all(false).await.unwrap();
+    assert_eq!(one.logins().await.unwrap().len(), 1);
+    one.revoke_all(false).await.unwrap();
+    assert_eq!(one.logins().await.unwrap().len(), 0);
+    one.set_policy("").await.expect_err("an empty policy is refused in there too");
+    one.remove().await.unwrap();
+    // What the other one has is still there.
+    two.creds().await.unwrap();
+}

@@ -5,12 +5,15 @@
 //! nor the size of an answer, carries the token along to another host on a redirect, keeps whole
 //! bodies in its errors, and logs each failing call several times at ERROR.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use leasehold::clock::Clock;
+use leasehold::{ErrorKind, SourceError};
 use reqwest::header::{HOST, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Attempt;
 use rustify::Endpoint;
 use serde::de::DeserializeOwned;
+use url::Origin;
 use vaultrs::api::EndpointMiddleware;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -20,8 +23,6 @@ use crate::client::{self, Target};
 use crate::config::{ConfigError, VaultConfig};
 use crate::limit::Limiter;
 use crate::token::Token;
-use leasehold::clock::Clock;
-use leasehold::{ErrorKind, SourceError};
 
 /// More than a handful of hops is a loop.
 const MAX_REDIRECTS: usize = 5;
@@ -57,7 +58,7 @@ pub(crate) struct Reply {
 
 impl Api {
     pub(crate) fn new(config: &VaultConfig) -> Result<Self, ConfigError> {
-        let url = client::parse_address(config)?;
+        let url = client::parse_address(&config.address_from, &config.address)?;
         let (http, target) = client::build(config, &url)?;
         let namespace = config.namespace.clone();
         if let Some(name) = &namespace
@@ -136,6 +137,7 @@ impl Api {
             body: &reply.body,
             retry_after: reply.retry_after,
             location: reply.location.as_deref(),
+            namespace: self.middle.namespace.as_deref(),
         };
         Err(classify(op, path, &answer))
     }
@@ -198,7 +200,7 @@ impl Api {
         };
         let mut reply = Reply {
             status: response.status().as_u16(),
-            retry_after: header(RETRY_AFTER).and_then(|v| retry_after(&v)),
+            retry_after: header(RETRY_AFTER).and_then(|v| retry_after(&v, self.clock.wall())),
             location: header(LOCATION),
             body: Zeroizing::new(Vec::with_capacity(4096)),
         };
@@ -234,20 +236,47 @@ fn size(bytes: usize) -> String {
     }
 }
 
-fn retry_after(value: &str) -> Option<Duration> {
-    let seconds = value.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MAX_RETRY_AFTER))
+/// Seconds, or a date. One that is over means now; anything else is as if nothing was said.
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let after = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value).ok()?.duration_since(now).unwrap_or_default(),
+    };
+    Some(after.min(MAX_RETRY_AFTER))
 }
 
 /// 307 and 308 keep method and body, the others turn a POST into a GET. And reqwest would take
 /// our token along to wherever the server points, as it knows it only for some header.
-pub(crate) fn same_place_only(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+pub(crate) fn within_the_cluster(
+    attempt: Attempt<'_>,
+    trusted: &[Origin],
+) -> reqwest::redirect::Action {
     let keeps_method = matches!(attempt.status().as_u16(), 307 | 308);
-    let same_place =
-        attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
-    if keeps_method && same_place && attempt.previous().len() <= MAX_REDIRECTS {
+    let ours = trusted.contains(&attempt.url().origin());
+    if keeps_method && ours && attempt.previous().len() <= MAX_REDIRECTS {
         attempt.follow()
     } else {
         attempt.stop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_bounded() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let s = |value| retry_after(value, now).map(|after| after.as_secs());
+        assert_eq!(s(" 9 "), Some(9));
+        assert_eq!(s("Sun, 06 Nov 1994 08:50:07 GMT"), Some(30));
+        assert_eq!(s("Sunday, 06-Nov-94 08:50:07 GMT"), Some(30), "an old form of it");
+        assert_eq!(s("Sun, 06 Nov 1994 08:00:00 GMT"), Some(0), "over");
+        assert_eq!(s("Sat, 06 Nov 2094 08:00:00 GMT"), Some(3600), "nothing waits longer");
+        assert_eq!(s("999999999999"), Some(3600));
+        for nonsense in ["", "soon", "-1", "1.5", "99999999999999999999999"] {
+            assert_eq!(s(nonsense), None, "{nonsense}");
+        }
     }
 }

@@ -86,6 +86,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) retry_after: Option<Duration>,
     /// Where a redirect that was not followed points.
     pub(crate) location: Option<&'a str>,
+    /// What the path is in.
+    pub(crate) namespace: Option<&'a str>,
 }
 
 enum Means {
@@ -118,6 +120,14 @@ struct Rule {
     means: Means,
     /// What it comes down to, and what to do.
     advice: &'static str,
+}
+
+impl Rule {
+    fn fits(&self, op: Op, status: u16, text: &str) -> bool {
+        (self.ops.is_empty() || self.ops.contains(&op))
+            && (self.status.0..=self.status.1).contains(&status)
+            && self.says.matches(text)
+    }
 }
 
 const fn rule(
@@ -199,8 +209,8 @@ const TABLE: &[Rule] = &[
     rule(ANY, (412, 412), Anything, Kind(ServerFault), "the replica has not caught up yet"),
     rule(ANY, (472, 473), Anything, Kind(ServerFault), "this replica does not serve it for now"),
     // A standby that knows of no leader redirects until there is one.
-    rule(ANY, (307, 307), Anything, Kind(ServerFault), "a standby points to {location}, and the token is sent to no other host: use an address that leads to the active node"),
-    rule(ANY, (300, 399), Anything, Kind(Other), "redirected to {location}, and the token is sent to no other host: put the final address into VAULT_ADDR"),
+    rule(ANY, (307, 307), Anything, Kind(ServerFault), "a standby points to {location}, and the token goes only to hosts that are configured: use an address that leads to the active node, or allow that one with `redirect_to`"),
+    rule(ANY, (300, 399), Anything, Kind(Other), "redirected to {location}, which is not followed: put the final address into VAULT_ADDR"),
     rule(ANY, (500, 599), Anything, Kind(ServerFault), "the server failed for now"),
     rule(ANY, (0, 999), Anything, Kind(Other), "the server refuses the request"),
 ];
@@ -211,11 +221,7 @@ pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
     let status = answer.status;
     let row = TABLE
         .iter()
-        .find(|rule| {
-            (rule.ops.is_empty() || rule.ops.contains(&op))
-                && (rule.status.0..=rule.status.1).contains(&status)
-                && rule.says.matches(&text)
-        })
+        .find(|rule| rule.fits(op, status, &text))
         .expect("the last row fits everything");
     let advice = row
         .advice
@@ -225,7 +231,8 @@ pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
         said if said.is_empty() => String::new(),
         said => format!(", {said:?}"),
     };
-    let message = format!("{} {path}: {advice} (status {status}{said})", op.doing());
+    let inside = answer.namespace.map(|name| format!(" in namespace {name}")).unwrap_or_default();
+    let message = format!("{} {path}{inside}: {advice} (status {status}{said})", op.doing());
     let (dead, kind) = match row.means {
         TokenDead => (true, TokenLost),
         Kind(kind) => (false, kind),
@@ -247,10 +254,17 @@ pub(crate) fn no_answer(op: Op, path: &str, address: &str, e: &reqwest::Error) -
     };
     // By `Display`, innermost first: these say "connection refused", and hold no header or body.
     let why = root_cause(e);
-    if e.is_connect() {
-        let message = format!(
-            "{doing} {path}: {address} can't be reached ({why}): check VAULT_ADDR and the server"
-        );
+    // Before anything was sent, or refused by the other side in the handshake.
+    if let Some(advice) = tls_advice(e) {
+        let message = format!("{doing} {path}: no TLS with {address} ({why}): {advice}");
+        SourceError::unreachable(message)
+    } else if e.is_connect() {
+        let advice = if is_name_lookup(e) {
+            "the name can't be resolved: check the host in VAULT_ADDR and this machine's DNS"
+        } else {
+            "check VAULT_ADDR and the server"
+        };
+        let message = format!("{doing} {path}: {address} can't be reached ({why}): {advice}");
         SourceError::unreachable(message)
     } else if e.is_timeout() {
         let message = format!("{doing} {path}: no answer from {address} in time{unknown}");
@@ -259,6 +273,54 @@ pub(crate) fn no_answer(op: Op, path: &str, address: &str, e: &reqwest::Error) -
         // The request was on its way when the connection broke: it may have been carried out.
         let message = format!("{doing} {path}: {address} broke off its answer ({why}){unknown}");
         SourceError::new(ErrorKind::Timeout, message)
+    }
+}
+
+/// What to do about a connection that TLS kept from coming about.
+fn tls_advice(e: &reqwest::Error) -> Option<&'static str> {
+    use rustls::CertificateError as Certificate;
+    use rustls::Error as Tls;
+    Some(match causes(e).find_map(tls_error)? {
+        Tls::InvalidCertificate(
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. },
+        ) => {
+            "its certificate is for another name: put the name that it is for into VAULT_ADDR, or \
+             into the setting for the TLS server name"
+        }
+        Tls::InvalidCertificate(Certificate::Expired | Certificate::ExpiredContext { .. }) => {
+            "its certificate has expired: renew it on the server, and check this machine's clock"
+        }
+        Tls::InvalidCertificate(
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. },
+        ) => "its certificate is not valid yet: check this machine's clock",
+        Tls::InvalidCertificate(_) => {
+            "its certificate is not trusted: give the authority that signed it in VAULT_CACERT"
+        }
+        Tls::InvalidMessage(_) => "it speaks something else: check scheme and port of VAULT_ADDR",
+        Tls::AlertReceived(_) => {
+            "it ended the handshake: if it wants client certificates, check the one that is given"
+        }
+        Tls::PeerIncompatible(_) => "no version or cipher in common: it needs TLS 1.2 or later",
+        _ => return None,
+    })
+}
+
+fn is_name_lookup(e: &reqwest::Error) -> bool {
+    // The resolver's own type is private to the HTTP client.
+    causes(e).any(|cause| cause.to_string() == "dns error")
+}
+
+fn causes<'a>(
+    e: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(e), |e| e.source())
+}
+
+/// An `io::Error` hides what it wraps: its source is the source of that. Some are wrapped twice.
+fn tls_error<'a>(e: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    match e.downcast_ref::<std::io::Error>() {
+        Some(io) => tls_error(io.get_ref()?),
+        None => e.downcast_ref(),
     }
 }
 
@@ -271,12 +333,9 @@ pub(crate) fn malformed(op: Op, path: &str, problem: &str) -> SourceError {
     ))
 }
 
-fn root_cause(e: &dyn std::error::Error) -> String {
-    let mut deepest = e;
-    while let Some(next) = deepest.source() {
-        deepest = next;
-    }
-    brief(&deepest.to_string())
+fn root_cause(e: &reqwest::Error) -> String {
+    let deepest = causes(e).last().map(ToString::to_string);
+    brief(&deepest.unwrap_or_default())
 }
 
 /// The `errors` of a body, as one line. Bodies of any other form are somebody else's (a proxy's

@@ -1,122 +1,65 @@
-//! One row per answer that a server was seen to give, with its body as it was.
+//! The rules against the list of answers, of which each is one that a server was seen to give.
 
 use super::*;
 
-/// What a row is expected to come to: `None` is a dead token.
-type Row = (Op, u16, &'static str, Option<ErrorKind>);
+#[path = "../tests/common/answers.rs"]
+mod answers;
 
-const DEAD: Option<ErrorKind> = None;
-const fn kind(kind: ErrorKind) -> Option<ErrorKind> {
-    Some(kind)
+use answers::{Asked, Means as Expected, POLICY, ROWS, Said};
+
+const fn op(asked: Asked) -> Op {
+    match asked {
+        Asked::Login => Op::Login,
+        Asked::TokenLookup => Op::TokenLookup,
+        Asked::TokenRenew => Op::TokenRenew,
+        Asked::TokenRevoke => Op::TokenRevoke,
+        Asked::Issue => Op::Issue,
+        Asked::Renew => Op::Renew,
+        Asked::Revoke => Op::Revoke,
+    }
 }
 
-const BARE: &str = r#"{"errors":["permission denied"]}"#;
-const POLICY: &str = r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#;
-const REFUSED: &str = r#"{"errors": ["failed to renew entry: resp: (*logical.Response)(nil) err: 1 error occurred:\n\t* failed to connect to `user=vaultadmin database=app`: 127.0.0.1:55440 (127.0.0.1): dial error: dial tcp 127.0.0.1:55440: connect: connection refused\n\n"]}"#;
-const LOCKED: &str = r#"{"errors": ["API access to this namespace has been locked by an administrator - \"team2/\" must be unlocked to gain access."]}"#;
-const NO_CONNECTION: &str = r#"{"errors": ["failed to revoke entry: resp: (*logical.Response)(nil) err: failed to find entry for connection with name: \"tmp\""]}"#;
-const TUPLE: &str = r#"{"errors": ["failed to revoke entry: resp: (*logical.Response)(nil) err: could not perform all revocation statements: ERROR: tuple concurrently updated (SQLSTATE XX000)"]}"#;
-
-#[rustfmt::skip]
-const ROWS: &[Row] = &[
-    // 403: the token or the policy.
-    (Op::Issue, 403, BARE, DEAD),
-    (Op::Issue, 403, POLICY, kind(Denied)),
-    (Op::Renew, 403, BARE, DEAD),
-    (Op::Renew, 403, POLICY, kind(Denied)),
-    (Op::Revoke, 403, BARE, DEAD),
-    (Op::Revoke, 403, POLICY, kind(Denied)),
-    (Op::TokenLookup, 403, BARE, DEAD),
-    (Op::TokenRenew, 403, BARE, DEAD),
-    (Op::TokenRenew, 403, POLICY, kind(Denied)),
-    (Op::TokenRevoke, 403, POLICY, kind(Denied)),
-    (Op::Issue, 403, r#"{"errors":["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"]}"#, DEAD),
-    (Op::Issue, 403, "<html>a firewall</html>", kind(Denied)),
-    (Op::Issue, 403, "", kind(Denied)),
-
-    // Logins.
-    (Op::Login, 400, r#"{"errors": ["invalid role or secret ID"]}"#, kind(Denied)),
-    (Op::Login, 400, r#"{"errors": ["missing secret_id"]}"#, kind(Denied)),
-    (Op::Login, 400, r#"{"errors": ["source address \"127.0.0.1\" unauthorized by CIDR restrictions on the role: %!w(<nil>)"]}"#, kind(Denied)),
-    (Op::Login, 403, BARE, kind(Denied)),
-    (Op::Login, 403, POLICY, kind(Denied)),
-    (Op::Login, 500, r#"{"errors": ["transaction commit failed"]}"#, kind(ServerFault)),
-    (Op::Login, 503, r#"{"errors":["Vault is sealed"]}"#, kind(Sealed)),
-    (Op::Login, 404, r#"{"errors": ["namespace not found"]}"#, kind(NotFound)),
-
-    // Tokens.
-    (Op::TokenRenew, 400, r#"{"errors": ["lease is not renewable"]}"#, kind(NotRenewable)),
-    (Op::TokenRenew, 400, r#"{"errors": ["batch tokens cannot be renewed"]}"#, kind(NotRenewable)),
-    (Op::TokenRevoke, 400, r#"{"errors": ["batch tokens cannot be revoked"]}"#, kind(NotRenewable)),
-    (Op::TokenRenew, 500, r#"{"errors": ["1 error occurred:\n\t* failed to renew entry: role \"del\" does not exist during renewal\n\n"]}"#, kind(NotRenewable)),
-    (Op::TokenRenew, 500, r#"{"errors": ["1 error occurred:\n\t* internal error\n\n"]}"#, kind(ServerFault)),
-
-    // Minting.
-    (Op::Issue, 400, r#"{"errors": ["unknown role: nosuchrole"]}"#, kind(NotFound)),
-    (Op::Issue, 404, r#"{"errors": ["no handler for route \"nomount/creds/app\". route entry not found."]}"#, kind(NotFound)),
-    (Op::Issue, 404, r#"{"errors": ["1 error occurred:\n\t* unsupported path\n\n"]}"#, kind(NotFound)),
-    (Op::Issue, 404, r#"{"errors": ["namespace not found"]}"#, kind(NotFound)),
-    (Op::Issue, 405, r#"{"errors": ["1 error occurred:\n\t* unsupported operation\n\n"]}"#, kind(NotFound)),
-    (Op::Issue, 400, r#"{"errors": ["Secret cannot be returned; token had one use left, so leased credentials were immediately revoked."]}"#, kind(Other)),
-    (Op::Issue, 500, r#"{"errors": ["1 error occurred:\n\t* failed to execute query: ERROR: role \"nosuchgroup\" does not exist (SQLSTATE 42704)\n\n"]}"#, kind(ServerFault)),
-    (Op::Issue, 500, r#"{"errors": ["1 error occurred:\n\t* \"notallowed\" is not an allowed role\n\n"]}"#, kind(Denied)),
-    (Op::Issue, 500, r#"{"errors": ["1 error occurred:\n\t* failed to find entry for connection with name: \"tmp\"\n\n"]}"#, kind(NotFound)),
-    (Op::Issue, 500, r#"{"errors": ["1 error occurred:\n\t* unable to start transaction: failed to connect to `user=vaultadmin database=app`: 127.0.0.1:55440 (127.0.0.1): dial error: dial tcp 127.0.0.1:55440: connect: connection refused\n\n"]}"#, kind(ServerFault)),
-    (Op::Issue, 500, r#"{"errors": ["1 error occurred:\n\t* unable to start transaction: context canceled\n\n"]}"#, kind(ServerFault)),
-    (Op::Issue, 500, r#"{"errors": ["1 error occurred:\n\t* internal error\n\n"]}"#, kind(ServerFault)),
-
-    // Leases.
-    (Op::Renew, 400, r#"{"errors": ["failed to renew entry: resp: (*logical.Response)(nil) err: past the max TTL, cannot renew"]}"#, kind(NotRenewable)),
-    (Op::Renew, 400, r#"{"errors": ["lease is not renewable"]}"#, kind(NotRenewable)),
-    (Op::Renew, 400, r#"{"errors": ["lease not found"]}"#, kind(LeaseLost)),
-    (Op::Renew, 400, r#"{"errors": ["lease expired"]}"#, kind(LeaseLost)),
-    (Op::Renew, 400, r#"{"errors": ["lease is expired and has failed previous revocation attempts"]}"#, kind(LeaseLost)),
-    (Op::Renew, 400, REFUSED, kind(ServerFault)),
-    (Op::Renew, 400, r#"{"errors": ["failed to renew entry: resp: (*logical.Response)(nil) err: 1 error occurred:\n\t* context canceled\n\n"]}"#, kind(ServerFault)),
-    (Op::Renew, 400, r#"{"errors": ["failed to renew entry: resp: (*logical.Response)(nil) err: error during renew: could not find role with name \"chg\""]}"#, kind(NotFound)),
-    (Op::Renew, 400, r#"{"errors": ["failed to renew entry: resp: (*logical.Response)(nil) err: failed to find entry for connection with name: \"tmp\""]}"#, kind(NotFound)),
-    (Op::Renew, 400, r#"{"errors": ["lease_id must be specified"]}"#, kind(Other)),
-    (Op::Renew, 400, r#"{"errors": ["failed to decode JSON input: unexpected EOF"]}"#, kind(Other)),
-    (Op::Revoke, 400, r#"{"errors": ["failed to revoke entry: resp: (*logical.Response)(nil) err: failed to connect to `user=vaultadmin database=app`: 127.0.0.1:55440 (127.0.0.1): dial error: dial tcp 127.0.0.1:55440: connect: connection refused"]}"#, kind(ServerFault)),
-    (Op::Revoke, 400, TUPLE, kind(ServerFault)),
-    (Op::Revoke, 400, r#"{"errors": ["could not perform all revocation statements: ERROR: tuple concurrently updated (SQLSTATE XX000)"]}"#, kind(ServerFault)),
-    (Op::Revoke, 400, NO_CONNECTION, kind(NotFound)),
-
-    // Whatever was asked.
-    (Op::Issue, 503, r#"{"errors":["Vault is sealed"]}"#, kind(Sealed)),
-    (Op::Renew, 503, LOCKED, kind(Sealed)),
-    (Op::Issue, 503, "<html>no backend</html>", kind(ServerFault)),
-    (Op::Issue, 429, r#"{"errors": ["request path \"database/creds/app\": rate limit quota exceeded"]}"#, kind(Throttled)),
-    (Op::Login, 429, r#"{"errors": ["request path \"auth/approle/login\": rate limit quota exceeded"]}"#, kind(Throttled)),
-    (Op::Issue, 500, r#"{"errors": ["local node not active but active cluster node not found"]}"#, kind(ServerFault)),
-    (Op::Issue, 502, "<html>bad gateway</html>", kind(ServerFault)),
-    (Op::Issue, 412, "", kind(ServerFault)),
-    (Op::Issue, 472, "", kind(ServerFault)),
-    (Op::Issue, 473, "", kind(ServerFault)),
-    (Op::Issue, 307, "", kind(ServerFault)),
-    (Op::Login, 301, "", kind(Other)),
-    (Op::Login, 413, r#"{"errors": ["http: request body too large"]}"#, kind(Other)),
-];
+/// The rows that are answers to be classified: those that arrived, and are no success.
+fn refusals() -> impl Iterator<Item = (Op, u16, &'static str, Expected)> {
+    ROWS.iter().filter_map(|row| match row.said {
+        Said::Status(status, body) | Said::Header(status, body, _) => {
+            (status >= 300).then_some((op(row.asked), status, body, row.means))
+        }
+        _ => None,
+    })
+}
 
 fn answer<'a>(status: u16, body: &'a str) -> Answer<'a> {
-    Answer { status, body: body.as_bytes(), retry_after: None, location: None }
+    Answer { status, body: body.as_bytes(), retry_after: None, location: None, namespace: None }
 }
 
 #[test]
 fn every_answer_that_was_seen_is_told_from_the_others() {
-    for (op, status, body, expected) in ROWS {
-        let failure = classify(*op, "database/creds/orders", &answer(*status, body));
+    for (op, status, body, expected) in refusals() {
+        let failure = classify(op, "database/creds/orders", &answer(status, body));
         let got = match &failure {
-            Failure::TokenDead(_) => None,
-            Failure::Refused(e) => Some(e.kind()),
+            Failure::TokenDead(_) => Expected::TokenDead,
+            Failure::Refused(e) => Expected::Kind(e.kind()),
         };
-        assert_eq!(got, *expected, "{op:?} {status} {body}");
+        assert_eq!(got, expected, "{op:?} {status} {body}");
         let e = failure.into_error();
         let message = e.to_string();
         assert!(message.contains("database/creds/orders"), "{message}");
         assert!(message.starts_with(char::is_lowercase), "{message}");
         assert!(!message.contains('\n') && !message.contains('{'), "{message}");
         assert!(!message.contains("<html>"), "a foreign body is not repeated: {message}");
+    }
+}
+
+#[test]
+fn every_rule_has_a_row_in_the_docs() {
+    for (i, _) in TABLE.iter().enumerate() {
+        let used = refusals().any(|(op, status, body, _)| {
+            let text = error_text(body.as_bytes());
+            TABLE.iter().position(|rule| rule.fits(op, status, &text)) == Some(i)
+        });
+        let Rule { status, advice, .. } = &TABLE[i];
+        assert!(used, "no row of tests/common/answers.rs comes to {status:?} {advice:?}");
     }
 }
 

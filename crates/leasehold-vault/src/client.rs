@@ -1,5 +1,6 @@
 //! The HTTP client of a session: whom it trusts, what it shows, which way it goes.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,10 +13,10 @@ use reqwest::{Certificate, ClientBuilder, Identity, Proxy};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, DnsName};
-use url::Url;
+use url::{Origin, Url};
 use zeroize::Zeroizing;
 
-use crate::api::same_place_only;
+use crate::api::within_the_cluster;
 use crate::config::{Ca, ClientCertificate, ConfigError, VaultConfig};
 
 /// Name lookup, TCP and TLS.
@@ -56,7 +57,6 @@ pub(crate) fn build(
     let mut target = Target { origin: configured.clone(), host: None, configured, proxy: None };
     let mut builder = reqwest::Client::builder()
         .tls_backend_rustls()
-        .redirect(Policy::custom(same_place_only))
         // Sooner than the whole, so that a host that swallows packets is known as one that can't
         // be reached, where nothing was done.
         .connect_timeout(CONNECT_TIMEOUT.min(config.request_timeout / 2))
@@ -69,13 +69,19 @@ pub(crate) fn build(
         // for the certificate's name would go to the wrong place.
         builder = builder.no_proxy();
     }
-    if let Some((setting, proxy)) = &config.proxy {
-        if let Some((other, _)) = &config.tls_server_name {
-            return Err(ConfigError::new(
-                other.clone(),
-                format!("and {setting} can't be used together: a proxy would look for that name"),
-            ));
+    if let Some((setting, _)) = &config.tls_server_name {
+        let with = |other: &str, why: &str| {
+            let problem = format!("and {other} can't be used together: {why}");
+            Err(ConfigError::new(setting.clone(), problem))
+        };
+        if let Some((proxy, _)) = &config.proxy {
+            return with(proxy, "the proxy would look for a host of that name");
         }
+        if !config.redirect_to.is_empty() {
+            return with("redirect_to", "every server of the cluster needs a name of its own");
+        }
+    }
+    if let Some((setting, proxy)) = &config.proxy {
         let bad = |problem: &str| ConfigError::new(setting.clone(), problem);
         let (proxy, shown) = proxy_from(proxy).map_err(bad)?;
         builder = builder.no_proxy().proxy(proxy);
@@ -93,6 +99,8 @@ pub(crate) fn build(
     } else {
         builder = secure(builder, config, url, &mut target)?;
     }
+    let trusted = trusted_origins(config, url, &target)?;
+    builder = builder.redirect(Policy::custom(move |a| within_the_cluster(a, &trusted)));
     let client = builder.build().map_err(|_| match &config.client {
         // Whom to trust was looked at before.
         Some(client) => {
@@ -110,6 +118,27 @@ pub(crate) fn build(
         ),
     })?;
     Ok((client, target))
+}
+
+/// Where the token may go: where the session's own requests do, and to those of the same cluster.
+fn trusted_origins(
+    config: &VaultConfig,
+    own: &Url,
+    target: &Target,
+) -> Result<Vec<Origin>, ConfigError> {
+    const SETTING: Cow<'static, str> = Cow::Borrowed("redirect_to");
+    let mut trusted: Vec<_> = Url::parse(&target.origin).iter().map(Url::origin).collect();
+    for address in &config.redirect_to {
+        let url = parse_address(&SETTING, address)?;
+        if url.scheme() != own.scheme() {
+            return Err(ConfigError::new(
+                SETTING,
+                format!("has another scheme than the address: use {}:// for all", own.scheme()),
+            ));
+        }
+        trusted.push(url.origin());
+    }
+    Ok(trusted)
 }
 
 /// All that is about TLS.
@@ -227,7 +256,7 @@ fn authorities(ca: &Ca) -> Result<Vec<Certificate>, ConfigError> {
 
 fn identity(client: &ClientCertificate) -> Result<Identity, ConfigError> {
     let (cert, key) = &client.settings;
-    let holds = |setting: &std::borrow::Cow<'static, str>, what: &str| {
+    let holds = |setting: &Cow<'static, str>, what: &str| {
         ConfigError::new(setting.clone(), format!("holds no {what} in PEM form"))
     };
     if !matches!(CertificateDer::pem_slice_iter(&client.cert).next(), Some(Ok(_))) {
@@ -266,9 +295,8 @@ fn proxy_from(text: &str) -> Result<(Proxy, String), &'static str> {
     Ok((proxy, url.origin().ascii_serialization()))
 }
 
-pub(crate) fn parse_address(config: &VaultConfig) -> Result<Url, ConfigError> {
-    let setting = || config.address_from.clone();
-    let text = config.address.trim();
+pub(crate) fn parse_address(setting: &Cow<'static, str>, text: &str) -> Result<Url, ConfigError> {
+    let (setting, text) = (|| setting.clone(), text.trim());
     if text.is_empty() {
         return Err(ConfigError::new(
             setting(),

@@ -16,7 +16,7 @@ use crate::auth::AuthMethod;
 use crate::classify::{Failure, Op};
 use crate::endpoints::{AuthReply, LookupReply, LookupSelf, whole_seconds};
 use crate::epoch::Epoch;
-use crate::schedule::{self, DEMAND_GAP, REFUSED_GAP};
+use crate::schedule;
 use crate::token::{Token, TokenGrant};
 use crate::tracked::Tracked;
 
@@ -341,13 +341,10 @@ impl Keeper {
             }
             Command::Demand if self.wants_login() && !self.login.busy => {
                 let now = self.parts.clock.now();
-                let gap = match &self.login.failure {
-                    None => Duration::ZERO,
-                    Some(e) if e.is_transient() => {
-                        DEMAND_GAP.max(e.server_retry_after().unwrap_or_default())
-                    }
-                    Some(_) => REFUSED_GAP,
-                };
+                let gap = self.login.failure.as_ref().map_or(Duration::ZERO, |e| {
+                    let own = schedule::demand_gap(self.login.failures, !e.is_transient());
+                    own.max(e.server_retry_after().unwrap_or_default())
+                });
                 if now >= self.login.last_end + gap {
                     self.login.not_before = now;
                 } else {

@@ -57,7 +57,8 @@
 //!
 //! rustls, with the provider that the application installed, else ring. Trusted are the system's
 //! certificate authorities, or only those of [`VaultConfig::ca_pem`]. Redirects are followed
-//! within one scheme, host and port only, so that the token goes to no other host.
+//! within one scheme, host and port only, so that the token goes to no other host, except to those
+//! of [`VaultConfig::redirect_to`].
 //!
 //! # Policy
 //!

@@ -6,12 +6,16 @@ use std::time::Duration;
 /// service that were started together do not stay together.
 const EARLY: f64 = 0.1;
 
-/// A demand from a caller may bring a login forward to this long after one that failed for now.
-/// The callers pace themselves; this bounds what many of them do together.
-pub(crate) const DEMAND_GAP: Duration = Duration::from_millis(200);
-
-/// The same after a login that was refused for good: each try may count towards a lock-out.
-pub(crate) const REFUSED_GAP: Duration = Duration::from_secs(5);
+/// How long after the `failures`-th failure in a row a caller's demand may bring a login forward.
+/// Callers pace themselves; this bounds what many of them do together, and is short at first, as
+/// most of what fails for now has passed in a second. After a login that was refused for good it
+/// is longer: each try may count towards a lock-out.
+pub(crate) fn demand_gap(failures: u32, refused: bool) -> Duration {
+    let (first, most) = if refused { (5_000, 60_000) } else { (200, 5_000) };
+    let grown =
+        Duration::from_millis(first).saturating_mul(1 << failures.saturating_sub(1).min(16));
+    grown.min(Duration::from_millis(most))
+}
 
 /// What a rotator's leeway takes by default, rounded up. The first grant that is cut short is the
 /// only sign of a token's maximum TTL, and what lives on the token has to move before its end: so
@@ -114,6 +118,14 @@ mod tests {
             assert!(wait >= 24 * S && wait <= 300 * S, "{failures}: {wait:?}");
         }
         assert!(refused_backoff(50) >= 240 * S);
+    }
+
+    #[test]
+    fn callers_together_ask_less_often_the_longer_it_fails() {
+        let gaps =
+            |refused| [1, 2, 6, 99].map(|failures| demand_gap(failures, refused).as_millis());
+        assert_eq!(gaps(false), [200, 400, 5000, 5000]);
+        assert_eq!(gaps(true), [5000, 10_000, 60_000, 60_000]);
     }
 
     #[test]

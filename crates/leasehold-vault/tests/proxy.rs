@@ -4,9 +4,7 @@
 
 mod common;
 
-use std::io::Write;
-use std::sync::{Arc, LazyLock, Mutex};
-
+use common::capture::{Capture, CheckedStack};
 use common::proxy::Proxy;
 use leasehold::{CredentialSource, ErrorKind};
 use leasehold_testkit::{DatabaseSpec, Stack};
@@ -16,40 +14,11 @@ use leasehold_vault::{Auth, Session, VaultConfig};
 const PASSWORD: &str = "proxy/pass:word";
 const BASIC: &str = "dXNlcjpwcm94eS9wYXNzOndvcmQ=";
 
-static LOG: LazyLock<Arc<Mutex<Vec<u8>>>> = LazyLock::new(|| {
-    let log = Arc::<Mutex<Vec<u8>>>::default();
-    let to = log.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(move || Log(to.clone()))
-        .init();
-    log
-});
-
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn logged() -> String {
-    String::from_utf8_lossy(&LOG.lock().unwrap()).into_owned()
-}
-
 #[tokio::test]
 async fn i10_requests_go_through_the_proxy_and_its_password_is_nowhere() {
-    LazyLock::force(&LOG);
     for tls in [true, false] {
         let builder = if tls { Stack::builder().vault_tls() } else { Stack::builder() };
-        let stack = builder.start().await.unwrap();
+        let stack = CheckedStack::new(builder.audit_raw().start().await.unwrap());
         let db = stack.database(DatabaseSpec::new("proxy")).await.unwrap();
         let proxy = Proxy::start().await;
         let url = format!("http://user:proxy%2Fpass%3Aword@{}", proxy.address());
@@ -71,7 +40,7 @@ async fn i10_requests_go_through_the_proxy_and_its_password_is_nowhere() {
         assert!(heads[0].starts_with(&begins), "{}", heads[0]);
         assert!(heads[0].contains(BASIC), "{}", heads[0]);
     }
-    let log = logged();
+    let log = Capture::global().text();
     assert!(log.contains("proxy("), "the client's own lines are heard");
     for secret in [PASSWORD, "proxy%2Fpass", BASIC] {
         assert!(!log.contains(secret), "{secret} was logged");
@@ -80,7 +49,6 @@ async fn i10_requests_go_through_the_proxy_and_its_password_is_nowhere() {
 
 #[tokio::test]
 async fn a_proxy_that_is_not_there_is_named() {
-    LazyLock::force(&LOG);
     let config = VaultConfig::new("https://vault.internal:8200").proxy("user:pass@127.0.0.1:9");
     let e = Session::login(config, Auth::token("s.unused")).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unreachable);

@@ -6,8 +6,10 @@ mod common;
 use std::time::Duration;
 
 use common::script::{Reply, Script};
+use leasehold::clock::Clock;
 use leasehold::{CredentialSource, ErrorKind, Lease, RevokeMode, SourceError};
 use leasehold_vault::{Auth, Session, VaultConfig};
+use tokio::io::AsyncWriteExt;
 
 const SECRET_ID: &str = "secret-id-that-must-not-leak";
 const TOKEN: &str = "s.token-that-must-not-leak";
@@ -144,6 +146,46 @@ async fn i10_a_redirect_to_another_host_never_carries_the_token() {
 }
 
 #[tokio::test]
+async fn a_redirect_to_a_configured_host_carries_method_body_and_token() {
+    let (standby, active, stranger) =
+        (Script::start().await, Script::start().await, Script::start().await);
+    let to = |script: &Script, path: &str| format!("{}/v1/{path}", script.address());
+    for status in [307, 308] {
+        for path in ["auth/approle/login", "sys/leases/renew"] {
+            let reply = Reply::json(status, "").header("location", &to(&active, path));
+            standby.answer(path, reply);
+        }
+    }
+    active.answer("auth/approle/login", login_answer(TOKEN, 3600));
+    active.answer("sys/leases/renew", Reply::json(200, r#"{"lease_duration":42}"#));
+    // The way back is open too, a third host's is not.
+    let back = Reply::json(307, "").header("location", &to(&standby, "database/creds/app"));
+    active.answer("database/creds/app", back);
+    let away = Reply::json(307, "").header("location", &to(&stranger, "database/creds/app"));
+    standby.answer("database/creds/app", creds_answer());
+    standby.answer("database/creds/app", away);
+
+    let config = config(&standby).redirect_to(format!("{}/", active.address()));
+    let session = Session::login(config, Auth::approle("role", SECRET_ID)).await.expect("login");
+    let sent = active.requests("auth/approle/login");
+    assert!(sent[0].starts_with("POST ") && sent[0].contains(SECRET_ID), "{}", sent[0]);
+
+    let source = session.dynamic_role("database", "app");
+    let lease = Lease::renewable("database/creds/app/abc", Duration::from_secs(60));
+    source.renew(&lease, Duration::from_secs(42)).await.expect("followed");
+    let sent = active.requests("sys/leases/renew");
+    assert!(sent[0].starts_with("POST ") && sent[0].contains(TOKEN), "{}", sent[0]);
+    assert!(sent[0].ends_with(r#"{"lease_id":"database/creds/app/abc","increment":42}"#));
+
+    source.issue().await.expect("the first is served where it was asked");
+    let e = source.issue().await.expect_err("a stranger");
+    assert_eq!(e.kind(), ErrorKind::ServerFault, "{e}");
+    assert!(e.to_string().contains(&stranger.address()), "{e}");
+    assert!(e.to_string().contains("redirect_to"), "{e}");
+    assert_eq!(stranger.all_requests(), 0, "nothing is sent to it");
+}
+
+#[tokio::test]
 async fn a_redirect_within_the_server_keeps_method_and_body() {
     let (script, session) = session(vec![]).await;
     let there = Reply::json(307, "").header("location", "/v1/moved");
@@ -172,6 +214,86 @@ async fn a_rate_limit_says_when_to_come_back() {
     let e = issue_fails(reply.header("retry-after", "9")).await;
     assert_eq!(e.kind(), ErrorKind::Throttled);
     assert_eq!(e.server_retry_after(), Some(Duration::from_secs(9)));
+}
+
+#[tokio::test]
+async fn a_rate_limit_may_name_a_date_or_nothing() {
+    let quota = || Reply::json(429, r#"{"errors":["rate limit quota exceeded"]}"#);
+    let e = issue_fails(quota()).await;
+    assert_eq!((e.kind(), e.server_retry_after()), (ErrorKind::Throttled, None));
+    let e = issue_fails(quota().header("retry-after", "tomorrow")).await;
+    assert_eq!((e.kind(), e.server_retry_after()), (ErrorKind::Throttled, None));
+
+    // On the session's wall clock.
+    let script = Script::start().await;
+    script.answer("auth/approle/login", login_answer(TOKEN, 3600));
+    let date = "Sun, 06 Nov 1994 08:50:07 GMT";
+    script.answer("database/creds/app", quota().header("retry-after", date));
+    let now = std::time::UNIX_EPOCH + Duration::from_secs(784_111_777);
+    let config = config(&script).clock(Clock::with_wall(move || now));
+    let session = Session::login(config, Auth::approle("role", SECRET_ID)).await.expect("login");
+    let e = session.dynamic_role("database", "app").issue().await.expect_err("throttled");
+    assert_eq!(e.server_retry_after(), Some(Duration::from_secs(30)), "{e}");
+}
+
+#[tokio::test]
+async fn an_answer_that_drips_is_bounded_as_a_whole() {
+    let (script, session) = session(vec![]).await;
+    // Each byte comes well within any timeout for a single read.
+    script.answer("sys/leases/renew", Reply::json(200, "{").dripping());
+    let source = session.dynamic_role("database", "app");
+    let lease = Lease::renewable("database/creds/app/abc", Duration::from_secs(60));
+    let renew = source.renew(&lease, Duration::from_secs(60));
+    let e = tokio::time::timeout(Duration::from_secs(60), renew).await.expect("bounded");
+    assert_eq!(e.expect_err("a fault").kind(), ErrorKind::Timeout);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_reset_leaves_the_outcome_unknown() {
+    let e = issue_fails(Reply::reset()).await;
+    assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
+    assert!(e.to_string().contains("may have been made"), "{e}");
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_told_from_a_server_that_is_down() {
+    // Longer than any label may be: no resolver asks the network about it.
+    let address = format!("http://{}.invalid:8200", "a".repeat(70));
+    let login = Session::login(VaultConfig::new(&*address), Auth::approle("role", SECRET_ID));
+    let e = login.await.expect_err("no such name");
+    assert_eq!(e.kind(), ErrorKind::Unreachable, "{e}");
+    assert!(e.to_string().contains("can't be resolved"), "{e}");
+    assert!(e.to_string().contains(&address), "{e}");
+}
+
+#[tokio::test]
+async fn a_wrong_certificate_says_what_to_do() {
+    let auth = || Auth::approle("role", SECRET_ID);
+    let (script, ca) = Script::start_tls().await;
+    let (_other, another_ca) = Script::start_tls().await;
+    // It is for 127.0.0.1 alone.
+    let by_name = script.address().replace("127.0.0.1", "localhost");
+    let by_address = script.address();
+    // As Go's server does: it answers what it can't read.
+    let plain = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let not_tls = format!("https://{}", plain.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = stream.write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    for (address, ca, words) in [
+        (by_address, &another_ca, "VAULT_CACERT"),
+        (by_name, &ca, "for another name"),
+        (not_tls, &ca, "scheme and port"),
+    ] {
+        let config = VaultConfig::new(&*address).ca_pem(ca.as_bytes());
+        let e = Session::login(config, auth()).await.expect_err("no trust");
+        assert_eq!(e.kind(), ErrorKind::Unreachable, "{e}");
+        assert!(e.to_string().contains(words), "{e}");
+        assert!(e.to_string().contains(&address), "{e}");
+    }
+    assert_eq!(script.all_requests(), 0, "no secret_id goes to a server that is not trusted");
 }
 
 #[tokio::test]
@@ -237,6 +359,8 @@ async fn settings_that_can_not_work_are_named() {
         (VaultConfig::new("http://u:pw-that-must-not-leak@v:1"), "user name or password"),
         (VaultConfig::new("http://v:1/?x=1"), "query"),
         (namespace, "namespace"),
+        (VaultConfig::new("https://v:1").redirect_to("http://v-2:1"), "use https:// for all"),
+        (VaultConfig::new("https://v:1").redirect_to("v-2"), "redirect_to"),
         (ca, "ca_pem"),
     ] {
         let e = Session::login(config, Auth::token("t")).await.expect_err(words);
@@ -246,7 +370,7 @@ async fn settings_that_can_not_work_are_named() {
     }
     for auth in [Auth::token(" \n"), Auth::token("a\u{e4}b")] {
         let e = Session::login(VaultConfig::new("http://127.0.0.1:1"), auth).await;
-        assert!(e.expect_err("no token").to_string().contains("VAULT_TOKEN"));
+        assert!(e.expect_err("no token").to_string().contains("auth.token"));
     }
 }
 

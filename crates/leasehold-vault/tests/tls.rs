@@ -7,6 +7,7 @@ mod common;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use common::capture::{Checked, CheckedStack};
 use common::files::Folder;
 use common::script::{Reply, Script};
 use leasehold::{CredentialSource, ErrorKind, RevokeMode};
@@ -18,11 +19,26 @@ use tokio::sync::OnceCell;
 /// The one server of these tests.
 async fn stack() -> &'static Stack {
     static STACK: OnceCell<Stack> = OnceCell::const_new();
-    STACK.get_or_init(|| async { Stack::builder().vault_tls().start().await.unwrap() }).await
+    let start = || async { Stack::builder().vault_tls().audit_raw().start().await.unwrap() };
+    STACK.get_or_init(start).await
 }
 
-async fn database() -> TestDb {
-    stack().await.database(DatabaseSpec::new("tls")).await.unwrap()
+async fn database() -> Checked {
+    Checked::new(stack().await.database(DatabaseSpec::new("tls")).await.unwrap())
+}
+
+/// A server whose certificate is for another name than its address.
+async fn misnamed() -> CheckedStack {
+    let builder = Stack::builder().vault_tls_for(["vault.internal"]).audit_raw();
+    CheckedStack::new(builder.start().await.unwrap())
+}
+
+/// Of nobody here.
+fn another_ca() -> String {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.self_signed(&key).unwrap().pem()
 }
 
 fn ca(stack: &Stack) -> &str {
@@ -51,7 +67,7 @@ async fn the_servers_own_authority_is_trusted_by_file_and_by_directory() {
 
     let folder = Folder::new();
     folder.file("README", "Not everything here is a certificate.");
-    folder.file("another.pem", ca(&Stack::builder().vault_tls().start().await.unwrap()));
+    folder.file("another.pem", &another_ca());
     folder.file("server.pem", ca(stack));
     std::fs::create_dir(folder.path().join("..data")).unwrap();
     carries_a_lease(VaultConfig::new(stack.vault_addr()).ca_path(folder.path()), &db).await;
@@ -60,12 +76,8 @@ async fn the_servers_own_authority_is_trusted_by_file_and_by_directory() {
 #[tokio::test]
 async fn another_authority_is_not_trusted_and_the_error_says_so() {
     let stack = stack().await;
-    let other = rcgen::KeyPair::generate().unwrap();
-    let mut params = rcgen::CertificateParams::new(Vec::<String>::new()).unwrap();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let other = params.self_signed(&other).unwrap().pem();
     let config = VaultConfig::new(stack.vault_addr());
-    for config in [config.clone(), config.ca_pem(other)] {
+    for config in [config.clone(), config.ca_pem(another_ca())] {
         let e = refused(config).await;
         assert_eq!(e.kind(), ErrorKind::Unreachable);
         assert!(e.to_string().contains("certificate"), "{e}");
@@ -98,6 +110,7 @@ async fn what_is_no_certificate_or_key_names_the_setting() {
         (config().tls_server_name("no name"), "tls_server_name"),
         (config().tls_server_name("127.0.0.2"), "tls_server_name"),
         (config().tls_server_name("x").proxy("http://127.0.0.1:1"), "tls_server_name"),
+        (config().tls_server_name("x").redirect_to("https://127.0.0.1:1"), "tls_server_name"),
         (config().proxy("socks5://127.0.0.1:1"), "proxy"),
         (config().proxy("http://u:topsecret@"), "proxy"),
     ] {
@@ -141,7 +154,7 @@ async fn the_client_certificate_is_shown_and_logs_in() {
 
 #[tokio::test]
 async fn a_certificate_for_another_name_is_found_by_that_name() {
-    let stack = Stack::builder().vault_tls_for(["vault.internal"]).start().await.unwrap();
+    let stack = misnamed().await;
     let db = stack.database(DatabaseSpec::new("sni")).await.unwrap();
     let config = VaultConfig::new(stack.vault_addr()).ca_pem(ca(&stack));
 
@@ -207,7 +220,7 @@ impl Log {
 
 #[tokio::test]
 async fn without_verification_any_certificate_will_do_and_each_login_warns_once() {
-    let stack = Stack::builder().vault_tls_for(["vault.internal"]).start().await.unwrap();
+    let stack = misnamed().await;
     let db = stack.database(DatabaseSpec::new("skip")).await.unwrap();
     let (log, _listening) = Log::listen();
     let config = VaultConfig::new(stack.vault_addr()).skip_verify(true);

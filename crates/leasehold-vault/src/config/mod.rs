@@ -59,6 +59,8 @@ pub struct VaultConfig {
     pub(crate) request_timeout: Duration,
     pub(crate) mint_timeout: Duration,
     pub(crate) clock: Clock,
+    /// Further addresses of the cluster.
+    pub(crate) redirect_to: Vec<String>,
 }
 
 /// Whom to trust.
@@ -96,6 +98,7 @@ impl VaultConfig {
             request_timeout: REQUEST_TIMEOUT,
             mint_timeout: MINT_TIMEOUT,
             clock: Clock::system(),
+            redirect_to: Vec::new(),
         }
     }
 
@@ -156,6 +159,9 @@ impl VaultConfig {
         config.skip_verify = values.flag("skip_verify")?.unwrap_or(false);
         let proxy = values.get("proxy_addr").or_else(|| values.get("http_proxy"));
         config.proxy = proxy.map(|v| (named(v), v.text.clone()));
+        if let Some(addresses) = values.text("redirect_to") {
+            config.redirect_to = addresses.split(',').map(|a| a.trim().to_owned()).collect();
+        }
         if let Some(timeout) = values.duration("client_timeout")? {
             config.request_timeout = timeout;
         }
@@ -214,7 +220,8 @@ impl VaultConfig {
 
     /// The name that the server's certificate is for, and that is asked for in the TLS handshake
     /// (SNI), where it is another than the address's host: behind a tunnel, or for an IP address.
-    /// A DNS name. No proxy can be used with it, and those of the system are not.
+    /// A DNS name. Neither a proxy nor [`redirect_to`](Self::redirect_to) can be used with it, and
+    /// the system's proxies are not.
     #[must_use]
     pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
         self.tls_server_name = Some(("tls_server_name".into(), name.into()));
@@ -272,6 +279,19 @@ impl VaultConfig {
         self
     }
 
+    /// A further address of the same cluster, such as `https://vault-2.internal:8200`, to which a
+    /// redirect may lead. Can be given several times; none by default.
+    ///
+    /// A standby that can't pass a request on answers 307 with the address of the active node. The
+    /// request then goes there with its method, body and token only if scheme, host and port are
+    /// those of the session's own address or of one given here. Anywhere else it stops, as an
+    /// error that names the host.
+    #[must_use]
+    pub fn redirect_to(mut self, address: impl Into<String>) -> Self {
+        self.redirect_to.push(address.into());
+        self
+    }
+
     /// The clock that tokens are judged on. It must be the one of the rotators that use the
     /// session; [`Clock::system`] is, unless a test says otherwise.
     #[must_use]
@@ -296,6 +316,7 @@ impl fmt::Debug for VaultConfig {
             .field("max_response", &self.max_response)
             .field("request_timeout", &self.request_timeout)
             .field("mint_timeout", &self.mint_timeout)
+            .field("redirect_to", &self.redirect_to.len())
             .finish_non_exhaustive()
     }
 }

@@ -49,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
     key("skip_verify", &["tls_skip_verify"], Kind::Flag),
     key("proxy_addr", &[], Kind::Text),
     key("http_proxy", &[], Kind::Text),
+    key("redirect_to", &[], Kind::Text),
     key("client_timeout", &[], Kind::Duration),
     key("mint_timeout", &[], Kind::Duration),
     key("rate_limit", &[], Kind::Rate),

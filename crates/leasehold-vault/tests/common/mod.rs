@@ -1,10 +1,12 @@
 //! What the tests share.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part")]
 
+pub mod answers;
 pub mod capture;
 pub mod files;
 pub mod proxy;
 pub mod script;
+pub mod sim;
 
 use std::time::{Duration, Instant};
 

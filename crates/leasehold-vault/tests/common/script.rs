@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 type Answer = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
@@ -44,7 +44,31 @@ enum How {
     /// More is promised, and the connection stays open.
     Stalled,
     HangUp,
+    /// Closed with a reset, as by a machine that lost its connections.
+    Reset,
+    /// A byte now and then, for ever.
+    Dripping,
     Silence,
+}
+
+/// How long until the next byte of an answer that drips.
+const DRIP: Duration = Duration::from_millis(50);
+
+/// A connection that can be closed with a reset.
+trait Wire: AsyncRead + AsyncWrite + Unpin {
+    fn reset_on_close(&self);
+}
+
+impl Wire for TcpStream {
+    fn reset_on_close(&self) {
+        self.set_zero_linger().expect("a socket option");
+    }
+}
+
+impl Wire for tokio_rustls::server::TlsStream<TcpStream> {
+    fn reset_on_close(&self) {
+        self.get_ref().0.reset_on_close();
+    }
 }
 
 impl Reply {
@@ -79,6 +103,14 @@ impl Reply {
         Self::json(200, "").how(How::HangUp)
     }
 
+    pub fn reset() -> Self {
+        Self::json(200, "").how(How::Reset)
+    }
+
+    pub fn dripping(self) -> Self {
+        self.how(How::Dripping)
+    }
+
     pub fn silence() -> Self {
         Self::json(200, "").how(How::Silence)
     }
@@ -98,6 +130,7 @@ impl Reply {
             How::Undeclared => String::new(),
             How::Whole if self.status == 204 => String::new(),
             How::Whole => format!("content-length: {}\r\n", self.body.len()),
+            How::Dripping => "content-length: 1000000\r\n".to_owned(),
             _ => format!("content-length: {}\r\n", self.body.len() + 100),
         };
         let close = if self.how == How::Whole { "" } else { "connection: close\r\n" };
@@ -180,6 +213,16 @@ impl Script {
     pub fn all_requests(&self) -> usize {
         self.shared.seen.lock().expect("lock").len()
     }
+
+    /// Method and path of each request, in the order they came.
+    pub fn trace(&self) -> Vec<(String, String)> {
+        let seen = self.shared.seen.lock().expect("lock");
+        let line = |(path, request): &(String, String)| {
+            let method = request.split(' ').next().unwrap_or_default();
+            (method.to_owned(), path.clone())
+        };
+        seen.iter().map(line).collect()
+    }
 }
 
 impl Drop for Script {
@@ -188,7 +231,7 @@ impl Drop for Script {
     }
 }
 
-async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shared>) {
+async fn serve(mut stream: impl Wire, shared: Arc<Shared>) {
     let mut received = Vec::new();
     loop {
         let Some(request) = read_request(&mut stream, &mut received).await else {
@@ -198,6 +241,7 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shar
         tokio::time::sleep(reply.wait).await;
         match reply.how {
             How::HangUp => return,
+            How::Reset => return stream.reset_on_close(),
             How::Silence => return std::future::pending().await,
             _ => {}
         }
@@ -207,6 +251,12 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, shared: Arc<Shar
         match reply.how {
             How::Whole => {}
             How::Stalled => return std::future::pending().await,
+            How::Dripping => {
+                while stream.write_all(b" ").await.is_ok() {
+                    tokio::time::sleep(DRIP).await;
+                }
+                return;
+            }
             _ => return,
         }
     }

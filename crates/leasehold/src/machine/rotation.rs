@@ -213,7 +213,13 @@ impl Machine {
             return;
         }
         let failures = self.rotation.as_ref().map_or(0, |r| r.failures);
-        let pause = self.pause_after(&error, failures);
+        let mut pause = self.pause_after(&error, failures);
+        // Whatever the server wants: more tries while there is something to lose.
+        let left = self.current.as_ref().filter(|c| c.certainly_good(now));
+        if let Some(end) = left.and_then(Login::effective_end) {
+            let own = self.terms().transient_cap();
+            pause = pause.min(own.max(now.until(end) / 4));
+        }
         if let Some(rotation) = &mut self.rotation {
             rotation.failures += 1;
             rotation.retry_at = Some(now + pause);
