@@ -29,13 +29,24 @@ fn refusals() -> impl Iterator<Item = (Op, u16, &'static str, Expected)> {
     })
 }
 
+/// Unwrapping a secret_id belongs to a login, and has no row of its own.
+const UNWRAPPING: &[(Op, u16, &str, Expected)] = &[
+    (
+        Op::Unwrap,
+        400,
+        r#"{"errors":["wrapping token is not valid or does not exist"]}"#,
+        Expected::Kind(Denied),
+    ),
+    (Op::WrapLookup, 403, POLICY, Expected::Kind(Denied)),
+];
+
 fn answer<'a>(status: u16, body: &'a str) -> Answer<'a> {
     Answer { status, body: body.as_bytes(), retry_after: None, location: None, namespace: None }
 }
 
 #[test]
 fn every_answer_that_was_seen_is_told_from_the_others() {
-    for (op, status, body, expected) in refusals() {
+    for (op, status, body, expected) in refusals().chain(UNWRAPPING.iter().copied()) {
         let failure = classify(op, "database/creds/orders", &answer(status, body));
         let got = match &failure {
             Failure::TokenDead(_) => Expected::TokenDead,
@@ -54,7 +65,7 @@ fn every_answer_that_was_seen_is_told_from_the_others() {
 #[test]
 fn every_rule_has_a_row_in_the_docs() {
     for (i, _) in TABLE.iter().enumerate() {
-        let used = refusals().any(|(op, status, body, _)| {
+        let used = refusals().chain(UNWRAPPING.iter().copied()).any(|(op, status, body, _)| {
             let text = error_text(body.as_bytes());
             TABLE.iter().position(|rule| rule.fits(op, status, &text)) == Some(i)
         });

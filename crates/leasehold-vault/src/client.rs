@@ -126,10 +126,10 @@ fn trusted_origins(
     own: &Url,
     target: &Target,
 ) -> Result<Vec<Origin>, ConfigError> {
-    const SETTING: Cow<'static, str> = Cow::Borrowed("redirect_to");
+    const SETTING: &str = "redirect_to";
     let mut trusted: Vec<_> = Url::parse(&target.origin).iter().map(Url::origin).collect();
     for address in &config.redirect_to {
-        let url = parse_address(&SETTING, address)?;
+        let url = parse_address(SETTING, address)?;
         if url.scheme() != own.scheme() {
             return Err(ConfigError::new(
                 SETTING,
@@ -295,8 +295,8 @@ fn proxy_from(text: &str) -> Result<(Proxy, String), &'static str> {
     Ok((proxy, url.origin().ascii_serialization()))
 }
 
-pub(crate) fn parse_address(setting: &Cow<'static, str>, text: &str) -> Result<Url, ConfigError> {
-    let (setting, text) = (|| setting.clone(), text.trim());
+pub(crate) fn parse_address(setting: &str, text: &str) -> Result<Url, ConfigError> {
+    let (setting, text) = (|| setting.to_owned(), text.trim());
     if text.is_empty() {
         return Err(ConfigError::new(
             setting(),

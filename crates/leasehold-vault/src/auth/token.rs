@@ -63,7 +63,11 @@ pub(super) async fn look_up(
 
 impl AuthMethod for GivenToken {
     fn check(&self) -> Result<(), ConfigError> {
-        input::filled("auth.token", &self.0)
+        input::filled("auth.token", &self.0)?;
+        match Token::parse(&self.0) {
+            Some(_) => Ok(()),
+            None => Err(ConfigError::new("auth.token", "holds characters that no token has")),
+        }
     }
 
     fn login<'a>(&'a self, api: &'a Api) -> BoxFuture<'a, Result<TokenGrant, SourceError>> {

@@ -218,6 +218,7 @@ macro_rules! answers {
             login_wrong_secret_id: Login, Status(400, r#"{"errors":["invalid role or secret ID"]}"#) => Kind(Denied), LoginSlowly;
             login_from_a_wrong_address: Login, Status(400, r#"{"errors":["source address \"127.0.0.1\" unauthorized by CIDR restrictions on the role: %!w(<nil>)"]}"#) => Kind(Denied), LoginSlowly;
             login_without_secret_id: Login, Status(400, r#"{"errors":["missing secret_id"]}"#) => Kind(Denied), LoginSlowly;
+            login_without_a_certificate: Login, Status(400, r#"{"errors":["no client certificate found"]}"#) => Kind(Denied), LoginSlowly;
             login_at_no_mount: Login, Status(403, BARE) => Kind(Denied), LoginSlowly;
             login_denied: Login, Status(403, POLICY) => Kind(Denied), LoginSlowly;
             login_in_no_namespace: Login, Status(404, NO_NAMESPACE) => Kind(NotFound), LoginSlowly;
