@@ -8,6 +8,11 @@
 #[cfg(doctest)]
 pub struct Readme;
 
+/// So is that of the page on sources.
+#[doc = include_str!("../../docs/sources.md")]
+#[cfg(doctest)]
+pub struct Sources;
+
 use std::time::Duration;
 
 use leasehold::{Event, Reason, Rotator, RotatorBuilder, StartError};

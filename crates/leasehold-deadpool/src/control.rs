@@ -51,12 +51,16 @@ pub(crate) async fn check(shared: &Shared, client: &Client) -> Result<Option<i64
     Ok(oid)
 }
 
-/// Sessions of the login of `of` that the server shows, asked for with the current login.
-pub(crate) async fn count(shared: &Shared, of: &Generation) -> Result<i64, Error> {
+/// Sessions of the login of `of` that the server shows, asked for with the current login. `None`:
+/// that one is good on another server.
+pub(crate) async fn count(shared: &Shared, of: &Generation) -> Result<Option<i64>, Error> {
+    if shared.current().credential().address() != of.credential().address() {
+        return Ok(None);
+    }
     let link = open(shared, None).await?;
     let counted = sessions(shared, link.client(), of).await;
     link.close().await;
-    counted
+    counted.map(Some)
 }
 
 /// Logs in as `old`, lists who still holds on, and ends their sessions. Not counted among the

@@ -180,13 +180,13 @@ impl Drain<'_> {
 
     /// I4: Postgres, too, shows no session of this login any more.
     async fn confirm(&self) {
-        if self.is_same_login() {
+        if self.login_stays() {
             return;
         }
         let (mut pace, most) = ASK;
         loop {
             match control::count(self.shared, self.order.generation()).await {
-                Ok(0) => return,
+                Ok(Some(0)) => return,
                 // Somebody else's, or one whose end Postgres has not seen yet.
                 Ok(_) => {}
                 // Asked again until the deadline, which decides.
@@ -200,19 +200,21 @@ impl Drain<'_> {
         }
     }
 
-    /// A static role: the next generation has the same user name, and sessions outlive a change of
-    /// password. They can't be told apart on the server, and there is no need to end any.
-    fn is_same_login(&self) -> bool {
+    /// Without a lease the login is not ours alone and does not end with us: a static role, a file.
+    /// Or the next generation has the same user name. Either way our sessions can't be told from
+    /// others on the server, and there is no need to end any.
+    fn login_stays(&self) -> bool {
         let current = self.shared.current();
-        current.number() != self.generation()
-            && current.credential().username() == self.order.generation().credential().username()
+        let same = current.number() != self.generation()
+            && current.credential().username() == self.order.generation().credential().username();
+        same || self.order.generation().lease().id.is_none()
     }
 
     async fn at_deadline(&self) -> Drained {
         self.end_roll();
         self.shared.spares.clear();
         self.close_idle(usize::MAX, |verdict| verdict == Verdict::Retired);
-        if self.is_same_login() || !self.order.lease_alive() {
+        if self.login_stays() || !self.order.lease_alive() {
             // The login can't be used to end its sessions, or need not: closed on their return.
             return Drained::at_deadline(Vec::new(), self.left());
         }

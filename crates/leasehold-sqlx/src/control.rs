@@ -13,6 +13,7 @@ use leasehold::{CredentialProvider, Generation};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, PgPool, Row};
 
+use crate::dials::Dials;
 use crate::error::Failure;
 
 /// How many role OIDs are remembered: far more than generations can drain at once.
@@ -24,8 +25,8 @@ const FULL_PACE: Duration = Duration::from_millis(20);
 
 const FIND_OID: &str = "SELECT oid::bigint FROM pg_catalog.pg_roles WHERE rolname = $1";
 
-#[derive(Default)]
 pub(crate) struct Control {
+    dials: Dials,
     slot: tokio::sync::Mutex<Option<Open>>,
     /// Role OIDs by user name, newest last: they still find sessions when the name is gone.
     oids: Mutex<Vec<(String, i64)>>,
@@ -37,6 +38,10 @@ struct Open {
 }
 
 impl Control {
+    pub(crate) fn new(dials: Dials) -> Self {
+        Self { dials, slot: tokio::sync::Mutex::default(), oids: Mutex::default() }
+    }
+
     /// Opens a connection with `candidate`, checks that it works, runs the user's probe, and closes
     /// it again: a candidate may still be dropped, and must then leave no session behind.
     pub(crate) async fn prove(
@@ -47,7 +52,7 @@ impl Control {
     ) -> Result<(), sqlx::Error> {
         let mut slot = self.slot.lock().await;
         close(&mut slot).await;
-        let mut conn = dial(pool, candidate).await?;
+        let mut conn = dial(&self.dials, pool, candidate).await?;
         self.learn_oid(&mut conn, candidate.credential().username()).await?;
         if let Some(probe) = probe {
             sqlx::raw_sql(AssertSqlSafe(probe)).execute(&mut conn).await?;
@@ -80,10 +85,16 @@ impl Control {
         let mut slot = self.slot.lock().await;
         // Read here: whoever waited for the slot may have been overtaken by a swap.
         let current = provider.current().clone();
+        if current.credential().address() != of.credential().address() {
+            // It sees another server's sessions. The deadline decides.
+            let message = "the current login is good on another server";
+            return Err(sqlx::Error::Configuration(message.into()));
+        }
         // One of a login that is being drained itself would outlive it.
         if slot.as_ref().is_none_or(|open| open.generation != current.number()) {
             close(&mut slot).await;
-            *slot = Some(Open { conn: dial(pool, &current).await?, generation: current.number() });
+            let conn = dial(&self.dials, pool, &current).await?;
+            *slot = Some(Open { conn, generation: current.number() });
         }
         let Some(open) = slot.as_mut() else {
             return Ok(0);
@@ -119,7 +130,7 @@ impl Control {
     ) -> Result<Vec<Holder>, sqlx::Error> {
         let mut slot = self.slot.lock().await;
         close(&mut slot).await;
-        let mut conn = dial(pool, old).await?;
+        let mut conn = dial(&self.dials, pool, old).await?;
         // Roles are often made with a default role that owns the tables; that one may not end the
         // login's sessions.
         sqlx::raw_sql("SET ROLE NONE").execute(&mut conn).await?;
@@ -160,16 +171,15 @@ impl fmt::Debug for Control {
     }
 }
 
-/// The options of `base` with the login of `generation`.
-pub(crate) fn with_login(base: PgConnectOptions, generation: &Generation) -> PgConnectOptions {
-    let credential = generation.credential();
-    base.username(credential.username()).password(credential.expose_password())
-}
-
-async fn dial(pool: &PgPool, generation: &Generation) -> Result<PgConnection, sqlx::Error> {
+async fn dial(
+    dials: &Dials,
+    pool: &PgPool,
+    generation: &Generation,
+) -> Result<PgConnection, sqlx::Error> {
     // A clone: the pool's own options are counted while somebody holds them.
     let base = PgConnectOptions::clone(&pool.connect_options());
-    let options = with_login(base, generation)
+    let options = dials
+        .with_login(base, generation)
         .application_name(sql::CONTROL_APPLICATION)
         .disable_statement_logging();
     let mut tries = FULL_TRIES;

@@ -1,13 +1,13 @@
 //! Connects in flight, by the login they use.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use leasehold::Generation;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::control::with_login;
+use crate::home::Home;
 
 /// sqlx keeps the options it dials with until the new connection has its birthday. So the holders
 /// of superseded options, the pool itself not being one any more, are the dials in flight with
@@ -20,6 +20,7 @@ struct Inner {
     /// The generation to which everything belongs that the gate calls current; 0 between a swap
     /// and the end of the last dial with the login before.
     certain: AtomicU64,
+    home: OnceLock<Home>,
 }
 
 struct Used {
@@ -30,13 +31,31 @@ struct Used {
 impl Dials {
     pub(crate) fn new() -> Self {
         let used = Mutex::new(Used { installed: 0, superseded: Vec::new() });
-        Self(Arc::new(Inner { used, certain: AtomicU64::new(0) }))
+        Self(Arc::new(Inner { used, certain: AtomicU64::new(0), home: OnceLock::new() }))
     }
 
-    /// A pool is built with the login of `generation`, and has seen no other.
-    pub(crate) fn begin_with(&self, generation: u64) {
-        self.used().installed = generation;
-        self.0.certain.store(generation, Ordering::Release);
+    /// A pool is built with the login of `generation`, and has seen no other. Its options are
+    /// `base` with that login.
+    pub(crate) fn begin_with(
+        &self,
+        generation: &Generation,
+        base: PgConnectOptions,
+    ) -> PgConnectOptions {
+        self.used().installed = generation.number();
+        self.0.certain.store(generation.number(), Ordering::Release);
+        self.with_login(base, generation)
+    }
+
+    /// The options of `base` with the login of `generation`, and where that login is good.
+    pub(crate) fn with_login(
+        &self,
+        base: PgConnectOptions,
+        generation: &Generation,
+    ) -> PgConnectOptions {
+        let credential = generation.credential();
+        let home = self.0.home.get_or_init(|| Home::of(&base));
+        let base = home.apply(base, credential.address(), credential.username());
+        base.username(credential.username()).password(credential.expose_password())
     }
 
     /// `pool` takes `next`'s login for all dials to come.
@@ -44,7 +63,7 @@ impl Dials {
         self.0.certain.store(0, Ordering::Release);
         let mut used = self.used();
         let old = pool.connect_options();
-        pool.set_connect_options(with_login(PgConnectOptions::clone(&old), next));
+        pool.set_connect_options(self.with_login(PgConnectOptions::clone(&old), next));
         let superseded = used.installed;
         used.superseded.retain(|(_, held)| held.strong_count() > 0);
         used.superseded.push((superseded, Arc::downgrade(&old)));

@@ -12,7 +12,6 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection, PgPool};
 
 use crate::Error;
-use crate::control::with_login;
 use crate::drain;
 use crate::managed::Managed;
 use crate::ours;
@@ -121,8 +120,8 @@ impl Hooks {
     ) -> Result<Arc<Managed>, Error> {
         let name = self.name(&base);
         self.register(&name, |generation| {
-            let pool = (self.install(options)).connect_lazy_with(with_login(base, generation));
-            self.0.shared.dials.begin_with(generation.number());
+            let options = self.install(options);
+            let pool = options.connect_lazy_with(self.0.shared.dials.begin_with(generation, base));
             self.managed(name.clone(), pool)
         })
     }

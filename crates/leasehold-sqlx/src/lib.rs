@@ -5,6 +5,7 @@ mod control;
 mod dials;
 mod drain;
 mod error;
+mod home;
 mod hooks;
 mod installer;
 mod lifetime;

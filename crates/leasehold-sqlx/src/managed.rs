@@ -36,11 +36,12 @@ impl Managed {
         connect_timeout: Duration,
         probe: Option<String>,
     ) -> Self {
+        let control = Control::new(shared.dials.clone());
         Self {
             name,
             pool,
             shared,
-            control: Control::default(),
+            control,
             connect_timeout,
             probe,
             rolling: tokio::sync::Mutex::default(),

@@ -14,6 +14,8 @@ pub struct CallCounts {
     pub token_renew: u64,
     /// Credentials minted.
     pub issue: u64,
+    /// Static roles and secrets read, and looked at for changes.
+    pub read: u64,
     /// Renewals of leases.
     pub renew: u64,
     /// Revocations of leases.
@@ -27,6 +29,7 @@ pub(crate) struct Calls {
     login: AtomicU64,
     token_renew: AtomicU64,
     issue: AtomicU64,
+    read: AtomicU64,
     renew: AtomicU64,
     revoke: AtomicU64,
     other: AtomicU64,
@@ -38,6 +41,7 @@ impl Calls {
             Op::Login => &self.login,
             Op::TokenRenew => &self.token_renew,
             Op::Issue => &self.issue,
+            Op::Read => &self.read,
             Op::Renew => &self.renew,
             Op::Revoke => &self.revoke,
             Op::TokenLookup | Op::TokenRevoke | Op::Health | Op::WrapLookup | Op::Unwrap => {
@@ -53,6 +57,7 @@ impl Calls {
             login: read(&self.login),
             token_renew: read(&self.token_renew),
             issue: read(&self.issue),
+            read: read(&self.read),
             renew: read(&self.renew),
             revoke: read(&self.revoke),
             other: read(&self.other),

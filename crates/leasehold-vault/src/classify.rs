@@ -17,6 +17,8 @@ pub(crate) enum Op {
     TokenRenew,
     TokenRevoke,
     Issue,
+    /// What can be asked as often as one likes: nothing is made by it.
+    Read,
     Renew,
     Revoke,
     Health,
@@ -32,6 +34,7 @@ impl Op {
             Self::TokenRenew => "renewing the token at",
             Self::TokenRevoke => "revoking the token at",
             Self::Issue => "issuing a login from",
+            Self::Read => "reading",
             Self::Renew => "renewing a lease of",
             Self::Revoke => "revoking a lease of",
             Self::Health => "asking for",
@@ -43,7 +46,7 @@ impl Op {
     /// What a policy has to grant for it.
     fn right(self, path: &str) -> String {
         let path = match self {
-            Self::Issue => return format!("`read` on {path}"),
+            Self::Issue | Self::Read => return format!("`read` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
             Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap => path,
             Self::TokenRenew => "auth/token/renew-self",
@@ -144,6 +147,7 @@ const ANY: &[Op] = &[];
 const LOGIN: &[Op] = &[Op::Login];
 const TOKEN: &[Op] = &[Op::TokenRenew, Op::TokenRevoke];
 const ISSUE: &[Op] = &[Op::Issue];
+const GET: &[Op] = &[Op::Issue, Op::Read];
 const LEASE: &[Op] = &[Op::Renew, Op::Revoke];
 const WRAP: &[Op] = &[Op::WrapLookup, Op::Unwrap];
 
@@ -180,10 +184,10 @@ const TABLE: &[Rule] = &[
     rule(TOKEN, (500, 500), Part("does not exist during renewal"), Kind(NotRenewable), "the role that it was issued for is gone"),
 
     // Minting.
-    rule(ISSUE, (400, 400), Part("unknown role"), Kind(NotFound), "no such role: create it, or correct its name"),
+    rule(GET, (400, 400), Part("unknown role"), Kind(NotFound), "no such role: create it, or correct its name"),
     rule(ISSUE, (400, 400), Part("token had one use left"), Kind(Other), "the token is limited in its uses, and leases die with it: use one without token_num_uses"),
     rule(ISSUE, (500, 500), Part("is not an allowed role"), Kind(Denied), "add the role to `allowed_roles` of the database connection"),
-    rule(ISSUE, (405, 405), Anything, Kind(NotFound), "this path issues no logins: check mount and role"),
+    rule(GET, (405, 405), Anything, Kind(NotFound), "this path issues no logins: check mount and role"),
     rule(ISSUE, (400, 599), Part("failed to find entry for connection with name"), Kind(NotFound), "the database connection of the role is gone: configure it anew"),
 
     // Leases. What is transient comes as 400 too.

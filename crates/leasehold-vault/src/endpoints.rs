@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use leasehold::LoginForm;
 use rustify_derive::Endpoint;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -69,6 +70,24 @@ pub(crate) struct WrapLookup {
 #[endpoint(path = "sys/wrapping/unwrap", method = "POST")]
 pub(crate) struct Unwrap {}
 
+/// The present login of a static role.
+#[derive(Endpoint)]
+#[endpoint(path = "{self.mount}/static-creds/{self.role}")]
+pub(crate) struct StaticCreds {
+    #[endpoint(skip)]
+    pub(crate) mount: String,
+    #[endpoint(skip)]
+    pub(crate) role: String,
+}
+
+/// A secret of a KV engine, or what is known about it: any path that is read.
+#[derive(Endpoint)]
+#[endpoint(path = "{self.path}")]
+pub(crate) struct ReadPath {
+    #[endpoint(skip)]
+    pub(crate) path: String,
+}
+
 /// More time for a lease.
 #[derive(Endpoint)]
 #[endpoint(path = "sys/leases/renew", method = "POST")]
@@ -116,6 +135,57 @@ pub(crate) struct CredsData {
     pub(crate) username: Option<String>,
     #[serde(default)]
     pub(crate) password: Option<Zeroizing<String>>,
+}
+
+/// The answer to a static role's read.
+#[derive(Deserialize)]
+pub(crate) struct StaticReply {
+    pub(crate) data: StaticData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct StaticData {
+    pub(crate) username: String,
+    pub(crate) password: Zeroizing<String>,
+    #[serde(default)]
+    pub(crate) last_vault_rotation: Option<String>,
+    /// Whole seconds to the next planned rotation. Stays 0 until it is done.
+    #[serde(default)]
+    pub(crate) ttl: u64,
+}
+
+/// The answer of a KV engine of version 1.
+#[derive(Deserialize)]
+pub(crate) struct KvReply {
+    pub(crate) data: LoginForm,
+}
+
+/// The answer of a KV engine of version 2.
+#[derive(Deserialize)]
+pub(crate) struct VersionedReply {
+    pub(crate) data: VersionedData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct VersionedData {
+    pub(crate) data: LoginForm,
+    pub(crate) metadata: VersionData,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct VersionData {
+    pub(crate) version: u64,
+}
+
+/// What a KV engine of version 2 knows of a secret.
+#[derive(Deserialize)]
+pub(crate) struct MetadataReply {
+    pub(crate) data: Metadata,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Metadata {
+    pub(crate) current_version: u64,
 }
 
 /// The answer to a renewal of a lease.

@@ -93,6 +93,8 @@ struct Login {
     last_end: Time,
     failures: u32,
     failure: Option<SourceError>,
+    /// How long the server wants to be left alone, as far as that can be granted.
+    wish: Duration,
 }
 
 impl Keeper {
@@ -131,6 +133,7 @@ impl Keeper {
                 last_end: Time::ZERO,
                 failures: 0,
                 failure: None,
+                wish: Duration::ZERO,
             },
             rounds: 0,
             jobs: JoinSet::new(),
@@ -311,8 +314,11 @@ impl Keeper {
                 self.login.failures += 1;
                 self.login.another |= self.login.for_another;
                 let ttl = self.tokens.last().and_then(|t| t.ttl);
+                let left = self.tokens.last().filter(|t| !t.dead).and_then(|t| t.ends);
+                let wish = e.server_retry_after().unwrap_or_default();
+                self.login.wish = schedule::granted(wish, left.map(|ends| now.until(ends)));
                 let wait = if e.is_transient() {
-                    schedule::backoff(self.login.failures, ttl, e.server_retry_after())
+                    schedule::backoff(self.login.failures, ttl, Some(self.login.wish))
                 } else {
                     schedule::refused_backoff(self.login.failures)
                 };
@@ -343,7 +349,7 @@ impl Keeper {
                 let now = self.parts.clock.now();
                 let gap = self.login.failure.as_ref().map_or(Duration::ZERO, |e| {
                     let own = schedule::demand_gap(self.login.failures, !e.is_transient());
-                    own.max(e.server_retry_after().unwrap_or_default())
+                    own.max(self.login.wish)
                 });
                 if now >= self.login.last_end + gap {
                     self.login.not_before = now;

@@ -85,9 +85,13 @@ mod endpoints;
 mod epoch;
 mod health;
 mod keeper;
+mod kv;
 mod limit;
+mod once;
 mod schedule;
+mod seat;
 mod session;
+mod static_role;
 mod token;
 mod tracked;
 
@@ -96,7 +100,10 @@ pub use calls::CallCounts;
 pub use config::{ConfigError, Settings, VaultConfig};
 pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
+pub use kv::KvSecret;
+pub use once::once;
 pub use session::{Session, TokenState};
+pub use static_role::StaticRole;
 
 /// The README's code compiles.
 #[cfg(doctest)]

@@ -48,6 +48,12 @@ pub(crate) fn backoff(failures: u32, ttl: Option<Duration>, server: Option<Durat
     jittered.max(server.unwrap_or_default())
 }
 
+/// What can be granted of the time that the server wants to be left alone, where `left` is what a
+/// token has yet to live that would be replaced: there must be more tries before its end.
+pub(crate) fn granted(wish: Duration, left: Option<Duration>) -> Duration {
+    left.map_or(wish, |left| wish.min(left / 4))
+}
+
 /// How long to wait after a login that was refused for good: 30 s growing to 5 min. A person has
 /// to mend it, and nobody should have to restart us then.
 pub(crate) fn refused_backoff(failures: u32) -> Duration {
@@ -118,6 +124,13 @@ mod tests {
             assert!(wait >= 24 * S && wait <= 300 * S, "{failures}: {wait:?}");
         }
         assert!(refused_backoff(50) >= 240 * S);
+    }
+
+    #[test]
+    fn a_wish_of_the_server_is_granted_where_it_costs_no_token() {
+        assert_eq!(granted(3600 * S, None), 3600 * S);
+        assert_eq!(granted(3600 * S, Some(40 * S)), 10 * S);
+        assert_eq!(granted(5 * S, Some(40 * S)), 5 * S);
     }
 
     #[test]

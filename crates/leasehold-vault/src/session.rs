@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use leasehold::clock::Clock;
 use leasehold::{ErrorKind, SourceError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info};
@@ -19,6 +20,8 @@ use crate::dynamic::DynamicRole;
 use crate::epoch::Hold;
 use crate::health::{self, VaultHealth};
 use crate::keeper::{Command, Current, Keeper, Parts};
+use crate::kv::KvSecret;
+use crate::static_role::StaticRole;
 use crate::token::Token;
 
 /// An authenticated, self-renewing client of one server. Clones share it.
@@ -103,6 +106,31 @@ impl Session {
     #[must_use]
     pub fn dynamic_role(&self, mount: impl AsRef<str>, role: impl AsRef<str>) -> DynamicRole {
         DynamicRole::new(self.clone(), mount.as_ref(), role.as_ref())
+    }
+
+    /// A source of the login of the static role `role`, of the database engine mounted at `mount`.
+    #[must_use]
+    pub fn static_role(&self, mount: impl AsRef<str>, role: impl AsRef<str>) -> StaticRole {
+        StaticRole::new(self.clone(), mount.as_ref(), role.as_ref())
+    }
+
+    /// A source of the login in the secret at `path`, of the KV engine version 1 mounted at
+    /// `mount`.
+    #[must_use]
+    pub fn kv1(&self, mount: impl AsRef<str>, path: impl AsRef<str>) -> KvSecret {
+        KvSecret::new(self.clone(), 1, mount.as_ref(), path.as_ref())
+    }
+
+    /// A source of the login in the secret at `path`, of the KV engine version 2 mounted at
+    /// `mount`. `path` is without the `data/` of the API.
+    #[must_use]
+    pub fn kv2(&self, mount: impl AsRef<str>, path: impl AsRef<str>) -> KvSecret {
+        KvSecret::new(self.clone(), 2, mount.as_ref(), path.as_ref())
+    }
+
+    /// The clock that tokens are judged on.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.parts.clock
     }
 
     /// Asks the server how it is. Never fails: not being reachable is an answer too. Takes 2 s at

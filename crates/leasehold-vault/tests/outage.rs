@@ -33,7 +33,7 @@ impl World {
     }
 
     async fn with(token_ttl: Duration, auth: Auth) -> Self {
-        let sim = Sim::start().step(Duration::from_millis(500));
+        let sim = Sim::start().step(Duration::from_secs(1));
         let clock = sim.clock();
         let vault = GoodVault::start(HOUR, 24 * HOUR, token_ttl).await;
         let config = VaultConfig::new(vault.script.address()).clock(clock.clone());
@@ -64,6 +64,7 @@ impl World {
 
     async fn comes_back(&self) {
         self.vault.mend();
+        self.vault.script.up();
         let all_ready = || {
             self.rotators.iter().all(|r| r.provider().health().state == HealthState::Ready)
                 && self.session.token_state().lost.is_none()
@@ -75,11 +76,11 @@ impl World {
 
 /// An hour in which all is answered with `reply`, begun when a rotation has just happened.
 async fn an_hour_of(reply: Reply) {
-    an_hour_in(World::new().await, Duration::ZERO, reply).await;
+    an_hour_in(World::new().await, Duration::ZERO, Some(reply)).await;
 }
 
-/// The same, counted from when it has been so for a while.
-async fn an_hour_in(world: World, after: Duration, reply: Reply) {
+/// The same, counted from when it has been so for a while. No reply: nobody listens.
+async fn an_hour_in(world: World, after: Duration, reply: Option<Reply>) {
     world.sim.pass(HOUR / 4).await;
     // So that there is something to revoke as well.
     for rotator in &world.rotators {
@@ -89,7 +90,11 @@ async fn an_hour_in(world: World, after: Duration, reply: Reply) {
     let swapped = || world.rotators.iter().all(|r| r.provider().current().number() == 2);
     world.sim.until(HOUR, swapped).await;
 
-    world.vault.fail("*", reply);
+    let down = reply.is_none();
+    match reply {
+        Some(reply) => world.vault.fail("*", reply),
+        None => world.vault.script.down(),
+    }
     world.sim.pass(after).await;
     let before = world.session.calls();
     world.sim.pass(HOUR).await;
@@ -106,8 +111,15 @@ async fn an_hour_in(world: World, after: Duration, reply: Reply) {
     assert!(sent.renew + sent.issue + sent.login >= 30, "{sent:?}");
     for rotator in &world.rotators {
         assert_eq!(rotator.provider().current().number(), 2, "I6: the login stays");
+        let error = rotator.provider().health().last_error.expect("an error");
+        assert_eq!(error.kind == "Unreachable", down, "{error:?}");
     }
     world.comes_back().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_down() {
+    an_hour_in(World::new().await, Duration::ZERO, None).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,7 +131,8 @@ async fn an_hour_sealed() {
 async fn a_second_hour_sealed_with_a_token_that_does_not_end() {
     let world = World::with(Duration::ZERO, Auth::token("s.given")).await;
     // Past the end of every lease.
-    an_hour_in(world, HOUR, Reply::json(503, r#"{"errors":["Vault is sealed"]}"#)).await;
+    let sealed = Reply::json(503, r#"{"errors":["Vault is sealed"]}"#);
+    an_hour_in(world, HOUR, Some(sealed)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,6 +229,30 @@ async fn a_wish_to_be_asked_later_than_the_lease_lives_leaves_time_for_another_t
 }
 
 #[tokio::test(start_paused = true)]
+async fn nor_does_it_keep_a_renewal_past_the_leeway() {
+    let world = World::new().await;
+    world.vault.fail(sim::RENEW, Reply::json(429, "").header("retry-after", "3600"));
+    world.sim.until(HOUR, || world.vault.asked(sim::RENEW) >= ROLES.len()).await;
+    world.vault.mend();
+    let renewed = || world.rotators.iter().all(|r| r.provider().health().renewals >= 1);
+    world.sim.until(HOUR / 3, renewed).await;
+    assert!(world.rotators.iter().all(|r| r.provider().health().rotations == 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_it_keep_a_login_past_the_end_of_the_token() {
+    let world = World::new().await;
+    world.vault.fail(sim::LOGIN, Reply::json(429, "").header("retry-after", "3600"));
+    let fixed = Reply::json(400, r#"{"errors":["lease is not renewable"]}"#);
+    world.vault.fail(sim::TOKEN_RENEW, fixed);
+    let asked = || world.vault.asked(sim::LOGIN) >= 2;
+    world.sim.until(HOUR, asked).await;
+    world.vault.mend();
+    let left = world.session.token_state().remaining.expect("an end");
+    world.sim.until(left, || world.session.token_state().login == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_change_during_a_renewal_is_over_without_a_rotation() {
     let world = World::new().await;
     for path in [sim::RENEW, sim::TOKEN_RENEW] {
@@ -244,4 +281,39 @@ async fn a_leader_change_during_a_renewal_is_over_without_a_rotation() {
     }
     let token = world.session.token_state();
     assert_eq!((token.login, token.renewing), (1, true), "{token:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_lost_answers_do_not_mint_in_a_loop() {
+    // The server mints, and the answer never gets here.
+    an_hour_of_minting(Reply::json(200, r#"{"lease_id":"#).cut_short()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_answers_that_make_no_sense_do_not_mint_in_a_loop() {
+    an_hour_of_minting(Reply::json(200, "<html>welcome</html>")).await;
+}
+
+async fn an_hour_of_minting(reply: Reply) {
+    let sim = Sim::start().step(Duration::from_millis(500));
+    let clock = sim.clock();
+    let minute = Duration::from_secs(60);
+    let vault = GoodVault::start(minute, minute, 24 * HOUR).await;
+    let config = VaultConfig::new(vault.script.address()).clock(clock.clone());
+    let login = Session::login(config, Auth::approle("role", "secret"));
+    let session = sim.finish(login).await.unwrap();
+    sim.watch(&session);
+    let source = session.dynamic_role("database", "app");
+    let rotator = sim.finish(Rotator::builder(source).clock(clock).start()).await.unwrap();
+
+    vault.fail(sim::ISSUE, reply);
+    let before = vault.asked(sim::ISSUE);
+    sim.pass(HOUR).await;
+    let asked = vault.asked(sim::ISSUE) - before;
+    // One that is planned, a burst of two, and one per 30 s.
+    assert!(asked <= 3 + 120, "{asked}");
+    assert!(asked >= 100, "{asked}");
+    vault.mend();
+    let provider = rotator.provider();
+    sim.until(minute, || provider.health().state == HealthState::Ready).await;
 }

@@ -15,9 +15,11 @@ use crate::clock::Time;
 #[derive(Clone)]
 pub struct Credential(Arc<Login>);
 
+#[derive(PartialEq, Eq)]
 struct Login {
     username: String,
     password: Zeroizing<String>,
+    address: Option<Address>,
 }
 
 impl Credential {
@@ -25,7 +27,33 @@ impl Credential {
     #[must_use]
     pub fn new(username: impl Into<String>, password: impl Into<String>) -> Self {
         let password = Zeroizing::new(password.into());
-        Self(Arc::new(Login { username: username.into(), password }))
+        Self(Arc::new(Login { username: username.into(), password, address: None }))
+    }
+
+    /// As [`new`](Self::new), for a password that is in memory which is wiped already.
+    #[must_use]
+    pub fn wiping(username: &str, password: Zeroizing<String>) -> Self {
+        Self(Arc::new(Login { username: username.to_owned(), password, address: None }))
+    }
+
+    /// Says where the login is good, for sources that know. Pools then dial there, whatever their
+    /// own options say.
+    #[must_use]
+    pub fn with_address(self, address: Address) -> Self {
+        let address = (address != Address::default()).then_some(address);
+        let (username, password) = (self.0.username.clone(), self.0.password.clone());
+        Self(Arc::new(Login { username, password, address }))
+    }
+
+    /// Where the login is good, if its source said.
+    #[must_use]
+    pub fn address(&self) -> Option<&Address> {
+        self.0.address.as_ref()
+    }
+
+    /// The very same login: nothing would change for a pool.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.0 == other.0
     }
 
     /// The login's name. Not a secret: Postgres shows it to everyone who is logged in.
@@ -46,7 +74,49 @@ impl fmt::Debug for Credential {
         f.debug_struct("Credential")
             .field("username", &self.0.username)
             .field("password", &"[redacted]")
+            .field("address", &self.0.address)
             .finish()
+    }
+}
+
+/// Where a login is good. What is `None` is left as the pool's own options have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Address {
+    /// Host name or IP address.
+    pub host: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Database name.
+    pub database: Option<String>,
+}
+
+impl Address {
+    /// Everything as the pool has it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A host name or IP address.
+    #[must_use]
+    pub fn host(mut self, host: impl Into<String>) -> Self {
+        self.host = Some(host.into());
+        self
+    }
+
+    /// A port.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// A database.
+    #[must_use]
+    pub fn database(mut self, name: impl Into<String>) -> Self {
+        self.database = Some(name.into());
+        self
     }
 }
 

@@ -25,6 +25,8 @@ pub enum Reason {
     LoginRejected,
     /// A session's role was found to be gone.
     SessionRevoked,
+    /// The source has something newer than what it issued.
+    SourceChanged,
     /// Asked for by [`Rotator::rotate`](crate::Rotator::rotate).
     Requested,
 }
@@ -41,6 +43,7 @@ impl Reason {
             Self::LeaseLost => "lease_lost",
             Self::LoginRejected => "login_rejected",
             Self::SessionRevoked => "session_revoked",
+            Self::SourceChanged => "source_changed",
             Self::Requested => "requested",
         }
     }
@@ -119,6 +122,13 @@ pub enum Event {
         reason: Reason,
         /// Every attached pool opened a connection with it first.
         proven: bool,
+    },
+    /// The source issued the very login that is current: nothing was swapped.
+    Unchanged {
+        /// The generation that stays.
+        generation: u64,
+        /// Why the source was asked.
+        reason: Reason,
     },
     /// No connect with a superseded login is in flight on a pool any more.
     DialsSettled {
@@ -243,6 +253,7 @@ impl Event {
             | Self::RollEnded { .. } => Severity::Debug,
             Self::Issued { .. }
             | Self::Rotating { .. }
+            | Self::Unchanged { .. }
             | Self::Swapped { proven: true, .. }
             | Self::Revoked { .. }
             | Self::PoolAttached { .. }
@@ -325,6 +336,9 @@ impl fmt::Display for Event {
             Self::Swapped { generation, username, reason, proven } => {
                 let note = if *proven { "" } else { ", not proven on every pool" };
                 write!(f, "swapped to generation {generation} {username} ({reason}{note})")
+            }
+            Self::Unchanged { generation, reason } => {
+                write!(f, "generation {generation} stays: the source has no other login ({reason})")
             }
             Self::DialsSettled { pool, generation } => {
                 write!(f, "no connect of pool {pool} with generation {generation} is in flight")

@@ -58,6 +58,8 @@
 //! | the server is away, sealed, throttling | keeps the current login, retries with full jitter, mints nothing in a loop |
 //! | a session finds its role gone | stops handing out its connections, rotates now |
 //! | a new login is refused everywhere | never makes it current, revokes it, tries again ever more slowly |
+//! | the source has another login | issues, proves and swaps now, without the limiter where nothing is minted |
+//! | the source has the very same login | swaps nothing, takes over its lease's time |
 //! | the old login can't be revoked | repeats it inside the lease; cuts the lease short by a renewal where revoking is not allowed |
 //!
 //! # Dropping and cancelling
@@ -75,17 +77,26 @@ mod generation;
 mod health;
 pub mod hook;
 mod machine;
+mod once;
 mod provider;
 mod rotator;
 mod source;
+mod sources;
 
-pub use credential::{Credential, Issued, Lease, Parent, ParentState};
+pub use credential::{Address, Credential, Issued, Lease, Parent, ParentState};
 pub use event::{Event, Reason, Severity};
 pub use generation::Generation;
 pub use health::{DrainHealth, Health, HealthState, LastError, PoolHealth};
 pub use machine::Remains;
+#[doc(hidden)]
+pub use once::once_by;
+pub use once::{Once, once};
 pub use provider::{
     AttachError, CredentialProvider, Observation, Refreshed, Stopped, Subscription,
 };
 pub use rotator::{Rotator, RotatorBuilder, ShutdownReport, StartError};
 pub use source::{CredentialSource, ErrorKind, RevokeMode, SourceError};
+pub use sources::{Chain, FileSource, FnSource, InForce, StaticSource};
+/// For source crates: logins as people write them, and files that others keep fresh.
+#[doc(hidden)]
+pub use sources::{Contents, FileWatch, LoginForm};

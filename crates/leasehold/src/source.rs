@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::credential::{Issued, Lease};
 
-/// A server that issues database logins: three verbs and a farewell.
+/// A server that issues database logins: three verbs, a watch and a farewell.
 ///
 /// The rotator runs each call as a task of its own and never cancels it: a request to mint that is
 /// cut off may leave a database role that nobody ever revokes. An implementation bounds its own
@@ -59,6 +59,18 @@ pub trait CredentialSource: fmt::Debug + Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), SourceError>> + Send {
         let _ = (lease, mode);
         async { Ok(()) }
+    }
+
+    /// Resolves when the source has something newer than what the last [`issue`](Self::issue)
+    /// saw, whether that call succeeded or not. The rotator then issues, proves and swaps at once;
+    /// should the very same login come again, nothing is swapped. Default: never, which is right
+    /// where a login is only replaced because its lease ends.
+    ///
+    /// Called again after each `issue`, and polled on the rotator's own task: it waits, and does
+    /// not block. Must be cancel safe. It paces its own questions; should it say "changed" in a
+    /// loop, the rotator asks for a login once a second at first and each 30 s in the end.
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
     }
 
     /// Called once at the end of a shutdown, after the last lease was dealt with: the place to
@@ -235,6 +247,7 @@ pub(crate) trait DynSource: fmt::Debug + Send + Sync + 'static {
         lease: &'a Lease,
         mode: RevokeMode,
     ) -> BoxFuture<'a, Result<(), SourceError>>;
+    fn changed(&self) -> BoxFuture<'_, ()>;
     fn close(&self) -> BoxFuture<'_, Vec<String>>;
     fn describe(&self) -> String;
 }
@@ -256,6 +269,9 @@ impl<S: CredentialSource> DynSource for S {
         mode: RevokeMode,
     ) -> BoxFuture<'a, Result<(), SourceError>> {
         Box::pin(CredentialSource::revoke(self, lease, mode))
+    }
+    fn changed(&self) -> BoxFuture<'_, ()> {
+        Box::pin(CredentialSource::changed(self))
     }
     fn close(&self) -> BoxFuture<'_, Vec<String>> {
         Box::pin(CredentialSource::close(self))

@@ -1,11 +1,13 @@
 //! An HTTP server that answers what it is told to, faults included.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 type Answer = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
@@ -14,7 +16,26 @@ type Answer = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 pub struct Script {
     address: String,
     shared: Arc<Shared>,
-    task: tokio::task::JoinHandle<()>,
+    tls: Option<TlsAcceptor>,
+    /// Keeps the port while nobody listens on it.
+    _port: TcpSocket,
+    /// Accepts, and holds the connections. `None` while the server is down.
+    task: Mutex<Option<AbortOnDrop>>,
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn bind(to: SocketAddr) -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseport(true).expect("a socket option");
+    socket.bind(to).expect("bind");
+    socket
 }
 
 #[derive(Default)]
@@ -163,28 +184,46 @@ impl Script {
     }
 
     async fn start_with(tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let port = listener.local_addr().expect("bound").port();
-        let shared = Arc::new(Shared::default());
+        let port = bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let at = port.local_addr().expect("bound");
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let task = tokio::spawn({
-            let shared = shared.clone();
-            async move {
-                while let Ok((stream, _)) = listener.accept().await {
-                    let (shared, tls) = (shared.clone(), tls.clone());
-                    tokio::spawn(async move {
-                        let Some(tls) = tls else {
-                            return serve(stream, shared).await;
-                        };
-                        // Else it does not trust us.
-                        if let Ok(stream) = tls.accept(stream).await {
-                            serve(stream, shared).await;
-                        }
-                    });
-                }
+        let script = Self {
+            address: format!("{scheme}://{at}"),
+            shared: Arc::default(),
+            tls,
+            _port: port,
+            task: Mutex::new(None),
+        };
+        script.up();
+        script
+    }
+
+    /// Takes connections again.
+    pub fn up(&self) {
+        let at = self.address.rsplit('/').next().expect("host and port");
+        let listener = bind(at.parse().expect("an address")).listen(1024).expect("listen");
+        let (shared, tls) = (self.shared.clone(), self.tls.clone());
+        let accept = async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (shared, tls) = (shared.clone(), tls.clone());
+                connections.spawn(async move {
+                    let Some(tls) = tls else {
+                        return serve(stream, shared).await;
+                    };
+                    // Else it does not trust us.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, shared).await;
+                    }
+                });
             }
-        });
-        Self { address: format!("{scheme}://127.0.0.1:{port}"), shared, task }
+        };
+        *self.task.lock().expect("lock") = Some(AbortOnDrop(tokio::spawn(accept)));
+    }
+
+    /// Closes all connections, and has new ones refused.
+    pub fn down(&self) {
+        *self.task.lock().expect("lock") = None;
     }
 
     pub fn address(&self) -> String {
@@ -222,12 +261,6 @@ impl Script {
             (method.to_owned(), path.clone())
         };
         seen.iter().map(line).collect()
-    }
-}
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Minted {
     /// Has a lease that can be revoked.
     pub(crate) revocable: bool,
     pub(crate) parent: Option<ParentState>,
+    /// It is the current login itself, come again without a lease of its own.
+    pub(crate) unchanged: bool,
 }
 
 /// A credential that exists, in whatever stage.
@@ -73,6 +75,19 @@ impl Login {
             proven: false,
             planned_service: Duration::ZERO,
         }
+    }
+
+    /// The same login came again: its end is counted anew, the rest stays as it is.
+    pub(crate) fn take_over(&mut self, other: Self) {
+        self.terms = other.terms;
+        self.issued = other.issued;
+        self.end = other.end;
+        self.parent = other.parent;
+    }
+
+    /// Its sessions outlive it: nothing ends them when there is no lease to revoke.
+    pub(crate) fn sessions_stay(&self) -> bool {
+        !self.revocable && !self.dead
     }
 
     /// The lease ends with its token, whatever its own TTL says.

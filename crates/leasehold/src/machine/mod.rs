@@ -59,6 +59,8 @@ pub(crate) enum Input {
     Confirmed { generation: u64, refused: bool },
     /// The token that created a lease changed.
     Parent { login: LoginId, state: ParentState },
+    /// The source has something newer than what its last answer told.
+    Changed,
     /// Someone wants a rotation.
     Rotate,
     /// End in order, with borrowed connections given until `deadline`.
@@ -103,6 +105,8 @@ pub(crate) enum Action {
     Distrust { generation: u64 },
     /// Forget the secret and the lease of a login.
     Forget { login: LoginId },
+    /// `login` is the same as `current`, which takes over what else came with it.
+    Merge { login: LoginId, current: LoginId },
     /// Close every pool.
     ClosePools,
     /// Tell everybody.
@@ -137,6 +141,14 @@ pub(crate) struct Machine {
     policy: Policy,
     rng: fastrand::Rng,
     limiter: Limiter,
+    /// As `limiter`, for a source that has never made a lease: asking it again makes nothing.
+    reads: Limiter,
+    /// The source makes leases.
+    leases: bool,
+    /// The source's own news is not followed before this.
+    news_at: Time,
+    /// How often in a row the source's news led to nothing.
+    idle_news: u32,
     attempts: u64,
     swaps: u64,
     renewals: u64,
@@ -170,6 +182,10 @@ impl Machine {
             policy,
             rng: fastrand::Rng::with_seed(seed),
             limiter: Limiter::new(now),
+            reads: Limiter::new(now),
+            leases: false,
+            news_at: now,
+            idle_news: 0,
             attempts: 0,
             swaps: 0,
             renewals: 0,
@@ -219,6 +235,7 @@ impl Machine {
                     login.parent = Some(state);
                 }
             }
+            Input::Changed => self.on_changed(now),
             Input::Rotate => self.want(Reason::Requested),
             Input::Shutdown { deadline } => self.on_shutdown(now, deadline),
         }
@@ -337,6 +354,7 @@ impl Machine {
                 if !self.source_ok {
                     // Whatever kept us from minting is over: start with a full burst.
                     self.limiter.reset(now);
+                    self.reads.reset(now);
                 }
                 (self.source_ok, self.sealed, self.last_error) = (true, false, None);
             }
@@ -356,6 +374,20 @@ impl Machine {
         let cap = if error.is_transient() { terms.transient_cap() } else { terms.permanent_cap() };
         let pause = policy::backoff(&mut self.rng, failures, cap);
         pause.max(error.server_retry_after().unwrap_or_default())
+    }
+
+    /// The same for what has to succeed before `end`, or a login is lost: whatever the server
+    /// wants, there are more tries before that.
+    fn pause_before(
+        &mut self,
+        now: Time,
+        end: Option<Time>,
+        error: &SourceError,
+        failures: u32,
+    ) -> Duration {
+        let pause = self.pause_after(error, failures);
+        let own = self.terms().transient_cap();
+        end.map_or(pause, |end| pause.min(own.max(now.until(end) / 4)))
     }
 
     fn renew_what_is_due(&mut self, now: Time) {
@@ -401,6 +433,7 @@ impl Machine {
                 login.renewal.failures += 1;
                 let (generation, failures) =
                     (login.generation.unwrap_or(0), login.renewal.failures);
+                let end = login.effective_end();
                 let kind = error.kind();
                 let mut retry_in = None;
                 match kind {
@@ -411,7 +444,7 @@ impl Machine {
                     _ if kind.is_transient() || kind == ErrorKind::TokenLost => {
                         // Inside the remaining life, and on through a running rotation: whichever
                         // works first. After the end the answer is "lease lost" at the latest.
-                        retry_in = Some(self.pause_after(&error, failures));
+                        retry_in = Some(self.pause_before(now, end, &error, failures));
                     }
                     // At its maximum TTL, or not allowed: rotated at its leeway instead. Rotating
                     // at once would gain nothing, since the login is good until then.

@@ -19,6 +19,14 @@ pub(crate) const CONFIRM_EVERY: Duration = Duration::from_secs(5);
 pub(crate) const PROOF_REJECTIONS: u32 = 4;
 /// Sync revocations tried before the server is asked to take over the trying.
 pub(crate) const REVOKE_TRIES: u32 = 6;
+/// A source that makes no leases is asked out of turn this often, after a burst: each time may be
+/// the one that brings the new password, and costs one small request.
+pub(crate) const READ_EVERY: Duration = Duration::from_secs(1);
+/// The longest wait between two looks at a source whose news leads to nothing.
+const SLOWEST_NEWS: Duration = Duration::from_secs(30);
+/// How often a refused login is read again before it is believed that there is no other: the
+/// server changes a static role's password in Postgres first and in its own storage next.
+pub(crate) const REREADS: u32 = 6;
 /// The attempt number of a renewal that stands in for a revocation.
 pub(crate) const SOFT_REVOKE: u64 = 0;
 /// After the deadline of a shutdown: for the last revocations, each a few milliseconds when Vault
@@ -135,6 +143,11 @@ impl Terms {
 pub(crate) fn backoff(rng: &mut fastrand::Rng, failures: u32, cap: Duration) -> Duration {
     let bound = (BACKOFF_FLOOR * 2u32.saturating_pow(failures.min(16))).min(cap);
     BACKOFF_FLOOR.max(bound.mul_f64(rng.f64()))
+}
+
+/// How long the source's next news waits after one that was followed.
+pub(crate) fn news_pause(idle: u32) -> Duration {
+    (READ_EVERY * 2u32.saturating_pow(idle.min(16))).min(SLOWEST_NEWS)
 }
 
 /// Permits for minting out of turn: a burst of two, then one per interval; the interval doubles,

@@ -63,9 +63,12 @@ impl Machine {
     pub(super) fn begin_drain(&mut self, now: Time, mut login: Login, reason: Reason) {
         let generation = login.generation.unwrap_or(0);
         let terms = login.terms;
-        let trusted =
-            !matches!(reason, Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked)
-                && login.certainly_good(now);
+        // A password that was changed, or is over, ends no session.
+        let trusted = login.sessions_stay()
+            || !matches!(
+                reason,
+                Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked
+            ) && login.certainly_good(now);
         // A grace longer than what is left of the lease is served by renewing while it drains.
         let limit = now + terms.grace;
         let short = login.end.is_some_and(|end| end.before(terms.end_margin()) < limit);
@@ -219,7 +222,7 @@ fn drain_terms(login: &Login, limit: Time, now: Time) -> (Time, Option<Time>) {
     let end = login.effective_end();
     let lease_end = if login.dead || login.lost { Some(now) } else { end };
     // A dead or ended lease gives no reason to hurry: nothing is terminated on its account.
-    let alive = login.certainly_good(now);
+    let alive = login.certainly_good(now) && !login.sessions_stay();
     let deadline = match end {
         Some(end) if alive => limit.min(end.before(login.terms.end_margin())),
         _ => limit,

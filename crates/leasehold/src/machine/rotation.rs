@@ -7,7 +7,7 @@ use super::{Action, Login, LoginId, Machine, Minted, Proofs, StartFailure};
 use crate::clock::Time;
 use crate::event::{Event, Reason};
 use crate::provider::{Observation, Observed};
-use crate::source::SourceError;
+use crate::source::{ErrorKind, SourceError};
 
 /// A rotation that is wanted, up to its swap.
 #[derive(Debug)]
@@ -19,7 +19,16 @@ pub(super) struct Rotation {
     pub(super) planned: bool,
     told: bool,
     delay_told: bool,
+    /// The source itself says that there is something newer: needs no permit where no lease is
+    /// made.
+    news: bool,
+    /// The source has something newer than the candidate.
+    outdated: bool,
     failures: u32,
+    /// How often the source had no other login than the current one.
+    rereads: u32,
+    /// How many candidates without a lease every pool refused.
+    refusals: u32,
     /// Not before: a backoff, or the limiter.
     pub(super) retry_at: Option<Time>,
     pub(super) candidate: Option<Login>,
@@ -58,7 +67,11 @@ impl Rotation {
             planned: false,
             told: false,
             delay_told: false,
+            news: false,
+            outdated: false,
             failures: 0,
+            rereads: 0,
+            refusals: 0,
             retry_at: None,
             candidate: None,
             proof: Proof::default(),
@@ -67,7 +80,7 @@ impl Rotation {
 
     /// Not going as planned.
     pub(super) fn in_trouble(&self) -> bool {
-        self.failures > 0 || self.delay_told || self.proof.failures > 0
+        self.failures + self.rereads + self.refusals + self.proof.failures > 0 || self.delay_told
     }
 }
 
@@ -76,6 +89,27 @@ impl Machine {
     pub(super) fn want(&mut self, reason: Reason) {
         if self.stopping.is_none() && self.rotation.is_none() && self.current.is_some() {
             self.rotation = Some(Rotation::new(reason, false));
+        }
+    }
+
+    /// The source has news: there may be a rotation to begin, or one to make use of it.
+    pub(super) fn on_changed(&mut self, now: Time) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let at = Some(self.news_at).filter(|at| *at > now);
+        if let Some(rotation) = &mut self.rotation {
+            // A login on a lease is not overtaken: it stays good.
+            rotation.outdated = rotation.candidate.as_ref().is_some_and(|c| !c.revocable);
+            if rotation.candidate.is_none() && self.mints.is_empty() {
+                rotation.news = true;
+                rotation.retry_at = at;
+            }
+        } else if self.current.is_some() {
+            let mut rotation = Rotation::new(Reason::SourceChanged, false);
+            rotation.news = true;
+            rotation.retry_at = at;
+            self.rotation = Some(rotation);
         }
     }
 
@@ -161,8 +195,14 @@ impl Machine {
         if self.mints.len() >= MINTS_IN_FLIGHT || !hanging {
             return;
         }
-        let free = rotation.free && self.mints.is_empty();
-        if !free && let Err(at) = self.limiter.take(now, terms.refill()) {
+        let read = !self.leases;
+        let free = (rotation.free || (rotation.news && read)) && self.mints.is_empty();
+        let permit = match () {
+            () if free => Ok(()),
+            () if read => self.reads.take(now, policy::READ_EVERY),
+            () => self.limiter.take(now, terms.refill()),
+        };
+        if let Err(at) = permit {
             rotation.retry_at = Some(at);
             if !rotation.delay_told {
                 rotation.delay_told = true;
@@ -172,6 +212,11 @@ impl Machine {
             return;
         }
         rotation.retry_at = None;
+        let news = std::mem::take(&mut rotation.news);
+        if news {
+            self.news_at = now + policy::news_pause(self.idle_news);
+            self.idle_news += 1;
+        }
         let attempt = self.attempt();
         self.mints.push(Mint { attempt, started: now, drew_permit: !free });
         self.out.push(Action::Issue { attempt });
@@ -191,9 +236,14 @@ impl Machine {
         match result {
             Ok(minted) => self.on_minted(now, attempt, sent, minted),
             Err(error) => {
-                // Nothing was minted, unless the answer was lost.
-                let definite = error.kind() != crate::ErrorKind::Timeout;
-                if definite && mint.is_some_and(|m| m.drew_permit) {
+                // Nothing was minted, unless the answer was lost or made no sense: then there may
+                // be a login that nobody knows, and the next one is not free. Where there are no
+                // leases nothing is minted, but a read has cost a request all the same.
+                let definite = !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Malformed);
+                if let Some(rotation) = &mut self.rotation {
+                    rotation.free &= definite || !self.leases;
+                }
+                if definite && self.leases && mint.is_some_and(|m| m.drew_permit) {
                     self.limiter.give_back();
                 }
                 self.on_mint_failed(now, error);
@@ -213,13 +263,9 @@ impl Machine {
             return;
         }
         let failures = self.rotation.as_ref().map_or(0, |r| r.failures);
-        let mut pause = self.pause_after(&error, failures);
-        // Whatever the server wants: more tries while there is something to lose.
-        let left = self.current.as_ref().filter(|c| c.certainly_good(now));
-        if let Some(end) = left.and_then(Login::effective_end) {
-            let own = self.terms().transient_cap();
-            pause = pause.min(own.max(now.until(end) / 4));
-        }
+        let good = self.current.as_ref().filter(|current| current.certainly_good(now));
+        let end = good.and_then(Login::effective_end);
+        let pause = self.pause_before(now, end, &error, failures);
         if let Some(rotation) = &mut self.rotation {
             rotation.failures += 1;
             rotation.retry_at = Some(now + pause);
@@ -230,7 +276,11 @@ impl Machine {
     fn on_minted(&mut self, now: Time, id: LoginId, sent: Time, minted: Minted) {
         let ttl = minted.ttl;
         let terms = self.policy.terms(ttl);
-        self.emit(Event::Issued { username: minted.username.clone(), ttl });
+        let unchanged = minted.unchanged;
+        self.leases |= minted.revocable;
+        if !unchanged {
+            self.emit(Event::Issued { username: minted.username.clone(), ttl });
+        }
         let login = Login::new(id, sent, minted, terms);
         let wanted = self.stopping.is_none()
             && self.rotation.as_ref().is_some_and(|r| r.candidate.is_none());
@@ -238,6 +288,9 @@ impl Machine {
             // A late answer whose place is taken. It must not be left to its TTL.
             self.retire(login);
             return;
+        }
+        if unchanged {
+            return self.on_unchanged(now, login);
         }
         if let (true, Some(ttl), None) = (terms.clipped, ttl, &self.current) {
             let leeway = self.policy.asked_leeway(ttl);
@@ -263,6 +316,7 @@ impl Machine {
             return;
         }
         rotation.candidate = Some(login);
+        rotation.outdated = false;
         rotation.proof = Proof::default();
         if let (true, Some(ttl)) = (terms.clipped, ttl) {
             self.warn(format!(
@@ -272,6 +326,35 @@ impl Machine {
                 terms.grace
             ));
         }
+    }
+
+    /// The source has no other login than the current one. Nothing would change for a pool, so
+    /// nothing is swapped; only the login's time is counted anew.
+    fn on_unchanged(&mut self, now: Time, login: Login) {
+        let (Some(current), Some(rotation)) = (&mut self.current, &mut self.rotation) else {
+            return self.retire(login);
+        };
+        let generation = current.generation.unwrap_or(0);
+        let reason = rotation.reason;
+        self.out.push(Action::Merge { login: login.id, current: current.id });
+        current.take_over(login);
+        self.expired_told &= current.over(now);
+        let due = current.dead || current.rotate_at().is_some_and(|(at, _)| at <= now);
+        rotation.rereads += 1;
+        rotation.free = false;
+        // One that is refused is about to be replaced, or wrong. One that ends has to be.
+        let refused = reason == Reason::LoginRejected;
+        if due || (refused && rotation.rereads < policy::REREADS) {
+            let cap = current.terms.transient_cap();
+            let pause = policy::backoff(&mut self.rng, rotation.rereads, cap);
+            rotation.retry_at = Some(now + pause);
+            return;
+        }
+        if refused {
+            self.reads.slow_down();
+        }
+        self.rotation = None;
+        self.emit(Event::Unchanged { generation, reason });
     }
 
     /// Proves the candidate, and decides about it once there is an answer.
@@ -300,7 +383,15 @@ impl Machine {
         let Proofs { proven, rejected, unreachable } = proofs;
         let refused = proofs.refused();
         if rejected == 0 && unreachable == 0 {
-            return self.publish(now, true);
+            let outdated = rotation.outdated;
+            self.publish(now, true);
+            if outdated {
+                self.on_changed(now);
+            }
+            return;
+        }
+        if !candidate.revocable && (refused || rotation.outdated) {
+            return self.read_again(now, refused);
         }
         if refused && rotation.proof.failures >= PROOF_REJECTIONS {
             // Every pool refuses it, and not because a replica lags: it is of no use.
@@ -331,6 +422,30 @@ impl Machine {
         }
         if rotation.proof.retry_at.is_none_or(|at| at <= now) {
             self.prove_now();
+        }
+    }
+
+    /// The candidate was overtaken, or is refused by every pool: its password may have been changed
+    /// between the read and the proof. It has no lease, so that another costs nothing.
+    fn read_again(&mut self, now: Time, refused: bool) {
+        let cap = self.terms().permanent_cap();
+        let Some(rotation) = &mut self.rotation else {
+            return;
+        };
+        rotation.proof = Proof::default();
+        if std::mem::take(&mut rotation.outdated) {
+            rotation.news = true;
+            rotation.retry_at = Some(self.news_at).filter(|at| *at > now);
+        } else {
+            let pause = policy::backoff(&mut self.rng, rotation.refusals, cap);
+            rotation.retry_at = Some(now + pause);
+        }
+        rotation.refusals += u32::from(refused);
+        if rotation.refusals > PROOF_REJECTIONS {
+            self.reads.slow_down();
+        }
+        if let Some(login) = rotation.candidate.take() {
+            self.retire(login);
         }
     }
 
@@ -401,6 +516,7 @@ impl Machine {
             return;
         };
         self.swaps += 1;
+        self.idle_news = 0;
         let generation = self.swaps;
         login.generation = Some(generation);
         login.proven = proven;
@@ -409,6 +525,7 @@ impl Machine {
         login.planned_service = login.terms.planned_service(life);
         if proven {
             self.limiter.speed_up();
+            self.reads.speed_up();
         } else {
             let at = Some(now + Duration::from_secs(1));
             self.reprove = Some(Reprove { at, failures: 0 });
@@ -472,8 +589,12 @@ impl Machine {
 
     /// A hook that met a refused login has a swap to wait for.
     pub(super) fn refresh_running(&self, now: Time) -> bool {
+        // Where nothing is minted the next try is near, and often the one that brings it.
+        let soon = if self.leases { now } else { now + policy::READ_EVERY };
         self.rotation.as_ref().is_some_and(|r| {
-            r.candidate.is_some() || !self.mints.is_empty() || r.retry_at.is_none_or(|at| at <= now)
+            r.candidate.is_some()
+                || !self.mints.is_empty()
+                || r.retry_at.is_none_or(|at| at <= soon)
         })
     }
 

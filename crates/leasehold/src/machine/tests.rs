@@ -28,6 +28,8 @@ struct World {
     generation_of: BTreeMap<LoginId, u64>,
     finished: bool,
     failed_start: bool,
+    /// The source reads logins and makes none.
+    reads: bool,
 }
 
 impl World {
@@ -52,6 +54,7 @@ impl World {
             generation_of: BTreeMap::new(),
             finished: false,
             failed_start: false,
+            reads: seed.is_multiple_of(3),
         }
     }
 
@@ -114,6 +117,10 @@ impl World {
                     assert!(self.drained.contains(generation), "I4: forgotten before drained");
                 }
             }
+            Action::Merge { login, current } => {
+                assert!(self.alive.remove(&login), "merged what is not there");
+                assert_eq!(self.published.last(), Some(&current), "merged into the current one");
+            }
             Action::Finished(remains) => {
                 self.finished = true;
                 let known = remains.iter().filter(|r| r.username.is_some()).count();
@@ -165,7 +172,13 @@ impl World {
                     let parent = self.rng.bool().then(|| self.parent());
                     let ttl = Some(self.ttl);
                     let username = format!("user-{attempt}");
-                    Ok(Minted { username, ttl, renewable: true, revocable: true, parent })
+                    // A source that reads comes by a login with no lease, often the same one.
+                    let revocable = !self.reads;
+                    let current = !self.published.is_empty() && !self.machine.is_stopping();
+                    let unchanged = self.reads && current && self.rng.bool();
+                    let ttl = ttl.filter(|_| revocable || self.rng.bool());
+                    let renewable = revocable;
+                    Ok(Minted { username, ttl, renewable, revocable, parent, unchanged })
                 } else {
                     Err(self.error())
                 };
@@ -252,6 +265,9 @@ fn i4_i7_i9_hold_in_random_histories_and_the_driver_never_spins() {
             if world.rng.u16(..400) == 0 {
                 world.feed(Input::Rotate);
             }
+            if world.rng.u16(..40) == 0 {
+                world.feed(Input::Changed);
+            }
         }
         let deadline = world.now + Duration::from_secs(world.rng.u64(..30));
         world.feed(Input::Shutdown { deadline });
@@ -281,6 +297,7 @@ fn a_rotation_that_the_limiter_holds_is_free_once_its_leeway_has_come() {
         renewable: false,
         revocable: true,
         parent: None,
+        unchanged: false,
     };
     machine.handle(start, Input::Issued { attempt, sent: start, result: Ok(minted) });
     machine.handle(start, Input::Proved { login: attempt, proofs: Proofs::default() });

@@ -51,6 +51,10 @@ pub(super) struct Driver {
     /// Told once what they tell of is done.
     news: VecDeque<Event>,
     source: Arc<dyn DynSource>,
+    /// Waits for the source's next news, and the number of that wait. Begun anew with each answer
+    /// to a mint and not before, so that a source that always has news is heard once per answer.
+    watch: Option<AbortHandle>,
+    watches: u64,
     clock: Clock,
     runtime: Handle,
     observers: Vec<Observer>,
@@ -102,6 +106,7 @@ enum Reply {
     Minted { attempt: u64, sent: Time, result: Result<Issued, SourceError> },
     Proved { login: LoginId, proofs: Vec<(String, Proof)> },
     Confirmed { generation: u64, proofs: Vec<(String, Proof)> },
+    Changed { watch: u64 },
     Input(Input),
     Event(Event),
 }
@@ -114,6 +119,8 @@ impl Driver {
             pending: VecDeque::new(),
             news: VecDeque::new(),
             source: wiring.source,
+            watch: None,
+            watches: 0,
             clock: wiring.clock,
             runtime: wiring.runtime,
             observers: wiring.observers,
@@ -155,7 +162,12 @@ impl Driver {
             if let Some(input) = self.next_input().await {
                 self.feed(input);
             }
-            while self.tasks.try_join_next().is_some() {}
+            while let Some(ended) = self.tasks.try_join_next() {
+                if ended.is_err_and(|e| e.is_panic()) {
+                    let message = "a task of the rotator panicked: see the panic message";
+                    self.emit(Event::Warning { pool: None, message: message.to_owned() });
+                }
+            }
         }
     }
 
@@ -222,9 +234,12 @@ impl Driver {
                 if let Err(error) = &result {
                     self.last_error.send_replace(Some(error.clone()));
                 }
+                self.watch_source();
                 let result = result.map(|issued| self.hold(attempt, issued));
                 Some(Input::Issued { attempt, sent, result })
             }
+            // Of before the last answer, it is no news any more.
+            Reply::Changed { watch } => (watch == self.watches).then_some(Input::Changed),
             Reply::Proved { login, proofs } => {
                 let proofs = self.tell_proofs(proofs);
                 Some(Input::Proved { login, proofs })
@@ -278,6 +293,7 @@ impl Driver {
             Action::Forget { login } => {
                 self.logins.remove(&login);
             }
+            Action::Merge { login, current } => self.merge(login, current),
             Action::ClosePools => {
                 for pool in self.with_pools(|pools| {
                     pools.closed = true;
@@ -320,30 +336,72 @@ impl Driver {
         });
     }
 
+    fn watch_source(&mut self) {
+        if let Some(old) = self.watch.take() {
+            old.abort();
+        }
+        if self.machine.is_stopping() {
+            return;
+        }
+        self.watches += 1;
+        let (watch, source, replies) = (self.watches, self.source.clone(), self.replies.clone());
+        let follow = async move {
+            source.changed().await;
+            // A driver that is gone wants no news.
+            let _ = replies.send(Reply::Changed { watch });
+        };
+        self.watch = Some(self.tasks.spawn_on(follow, &self.runtime));
+    }
+
     fn hold(&mut self, login: LoginId, issued: Issued) -> Minted {
         let Issued { credential, lease, parent } = issued;
+        // Compared here: the machine sees no password.
+        let current = self.shared.as_ref().map(|shared| shared.current.load());
+        let unchanged = current.is_some_and(|current| {
+            let leaseless = lease.id.is_none() && current.lease().id.is_none();
+            leaseless && current.credential().is_same(&credential)
+        });
         let minted = Minted {
+            unchanged,
             username: credential.username().to_owned(),
             ttl: lease.ttl,
             renewable: lease.renewable && lease.id.is_some(),
             revocable: lease.id.is_some(),
             parent: parent.as_ref().map(Parent::state),
         };
-        let watcher = parent.clone().map(|mut parent| {
-            let replies = self.replies.clone();
-            let follow = async move {
-                loop {
-                    let state = parent.changed().await;
-                    if replies.send(Reply::Input(Input::Parent { login, state })).is_err() {
-                        return;
-                    }
-                }
-            };
-            self.tasks.spawn_on(follow, &self.runtime)
-        });
+        let watcher = self.follow(login, parent.clone());
         let held = Held { credential, lease, generation: None, parent, watcher };
         self.logins.insert(login, held);
         minted
+    }
+
+    /// Tells the machine what becomes of the token that a login depends on.
+    fn follow(&mut self, login: LoginId, parent: Option<Parent>) -> Option<AbortHandle> {
+        let mut parent = parent?;
+        let replies = self.replies.clone();
+        let follow = async move {
+            loop {
+                let state = parent.changed().await;
+                if replies.send(Reply::Input(Input::Parent { login, state })).is_err() {
+                    return;
+                }
+            }
+        };
+        Some(self.tasks.spawn_on(follow, &self.runtime))
+    }
+
+    /// `login` is what `current` is: only the token that it depends on may be another.
+    fn merge(&mut self, login: LoginId, current: LoginId) {
+        let Some(parent) = self.logins.remove(&login).map(|mut held| held.parent.take()) else {
+            return;
+        };
+        let watcher = self.follow(current, parent.clone());
+        if let Some(held) = self.logins.get_mut(&current) {
+            held.parent = parent;
+            if let Some(old) = std::mem::replace(&mut held.watcher, watcher) {
+                old.abort();
+            }
+        }
     }
 
     fn generation(&mut self, login: LoginId, number: u64) -> Option<Arc<Generation>> {

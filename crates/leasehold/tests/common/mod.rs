@@ -208,6 +208,7 @@ struct PoolState {
     proofs: u64,
     distrusted: u64,
     drained: Vec<String>,
+    rolled: Vec<bool>,
 }
 
 impl FakePool {
@@ -252,6 +253,11 @@ impl FakePool {
         self.with(|s| s.drained.clone())
     }
 
+    /// Whether each drain was allowed a roll.
+    pub fn rolled(&self) -> Vec<bool> {
+        self.with(|s| s.rolled.clone())
+    }
+
     pub fn distrusted(&self) -> u64 {
         self.with(|s| s.distrusted)
     }
@@ -284,7 +290,10 @@ impl ManagedPool for FakePool {
     }
     fn drain(&self, order: DrainOrder) -> BoxFuture<'_, Drained> {
         let user = order.generation().credential().username().to_owned();
-        self.with(|s| s.drained.push(user));
+        self.with(|s| {
+            s.drained.push(user);
+            s.rolled.push(order.may_roll());
+        });
         Box::pin(async move {
             if self.with(|s| s.holds) {
                 tokio::select! {

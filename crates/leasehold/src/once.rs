@@ -1,0 +1,191 @@
+//! One login, and no background task.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::clock::{Clock, Time};
+use crate::credential::{Credential, Issued, Lease};
+use crate::machine::Remains;
+use crate::rotator::ShutdownReport;
+use crate::source::{CredentialSource, DynSource, ErrorKind, RevokeMode, SourceError};
+
+/// How often a revocation that failed for now is tried.
+const REVOKE_TRIES: u32 = 4;
+const REVOKE_PACE: Duration = Duration::from_millis(200);
+
+/// Issues one login for a program that is done before it ends: a migration, a job, a script.
+///
+/// Nothing runs in the background: the login is neither renewed nor replaced, and is good for
+/// [`remaining`](Once::remaining) and no longer. For anything that may take longer, or serves
+/// requests, use a [`Rotator`](crate::Rotator). The source may have a task of its own (a Vault
+/// session that renews its token has); `leasehold_vault::once` has none.
+///
+/// ```
+/// # use leasehold::StaticSource;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let source = StaticSource::new("app", "password");
+/// let login = leasehold::once(source).await?;
+/// let user = login.credential().username(); // connect, migrate, disconnect
+/// # assert_eq!(user, "app");
+/// let left = login.end().await;
+/// assert!(left.is_clean(), "{left}");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Cancel safe: the request runs to its end all the same, and what it brings is revoked.
+///
+/// # Errors
+/// The source's own. Nothing is retried.
+pub async fn once(source: impl CredentialSource) -> Result<Once, SourceError> {
+    once_by(source, Clock::system()).await
+}
+
+/// As [`once`], on the clock that the source's own times are on. For source crates.
+///
+/// # Errors
+/// As [`once`].
+#[doc(hidden)]
+pub async fn once_by(source: impl CredentialSource, clock: Clock) -> Result<Once, SourceError> {
+    let source: Arc<dyn DynSource> = Arc::new(source);
+    let (answer, outcome) = oneshot::channel();
+    tokio::spawn(async move {
+        let sent = clock.now();
+        let result = match source.issue().await {
+            Ok(issued) => Ok(Once { held: Some(Held { source, issued, sent }), clock }),
+            Err(error) => {
+                source.close().await;
+                Err(error)
+            }
+        };
+        if let Err(Ok(unwanted)) = answer.send(result) {
+            unwanted.end().await;
+        }
+    });
+    let gone = |_| SourceError::new(ErrorKind::Other, "the source panicked, or the runtime ended");
+    outcome.await.map_err(gone)?
+}
+
+/// One login, made by [`once`]. Give it back with [`end`](Self::end): dropping it leaves its lease
+/// to its TTL, with one warning in the log.
+#[must_use = "give it back with end()"]
+pub struct Once {
+    /// `None` only once it was given back.
+    held: Option<Held>,
+    clock: Clock,
+}
+
+struct Held {
+    source: Arc<dyn DynSource>,
+    issued: Issued,
+    sent: Time,
+}
+
+impl Once {
+    fn held(&self) -> &Held {
+        self.held.as_ref().expect("`end` takes it, and nobody has it after that")
+    }
+
+    /// The login.
+    #[must_use]
+    pub fn credential(&self) -> &Credential {
+        &self.held().issued.credential
+    }
+
+    /// Its lease, as it was issued.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.held().issued.lease
+    }
+
+    /// How long it is good yet: its lease, or the token it was made with, whichever ends first.
+    /// `None`: it does not end.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        let held = self.held();
+        let lease = held.issued.lease.ttl.map(|ttl| held.sent + ttl);
+        let token = held.issued.parent.as_ref().and_then(|parent| parent.state().ends);
+        let end = [lease, token].into_iter().flatten().min()?;
+        Some(self.clock.now().until(end))
+    }
+
+    /// Revokes the lease and gives back what the source holds. Tries a revocation that fails for
+    /// now four times, and cuts the lease short where revoking is not allowed. Close your
+    /// connections first: sessions of a role that was dropped are of no use any more.
+    ///
+    /// Dropping the future does not stop it.
+    pub async fn end(mut self) -> ShutdownReport {
+        let Some(held) = self.held.take() else {
+            return ShutdownReport::default();
+        };
+        let clock = self.clock.clone();
+        tokio::spawn(give_back(held, clock)).await.unwrap_or_else(|_| {
+            let line = "the source panicked, or the runtime ended: the lease ends by its TTL";
+            ShutdownReport { remains: Vec::new(), source: vec![line.to_owned()] }
+        })
+    }
+}
+
+async fn give_back(held: Held, clock: Clock) -> ShutdownReport {
+    let Held { source, issued, sent } = held;
+    let Issued { credential, lease, parent } = issued;
+    let mut remains = Vec::new();
+    if lease.id.is_some()
+        && let Err(error) = revoke(&*source, &lease).await
+    {
+        let lease = lease.ttl.map(|ttl| sent + ttl);
+        let token = parent.as_ref().and_then(|parent| parent.state().ends);
+        let end = [lease, token].into_iter().flatten().min();
+        remains.push(Remains {
+            username: Some(credential.username().to_owned()),
+            ends_in: end.map(|end| clock.now().until(end)),
+            why: error.to_string(),
+        });
+    }
+    // What keeps a token alive goes before the source is asked to give it back.
+    drop(parent);
+    ShutdownReport { remains, source: source.close().await }
+}
+
+async fn revoke(source: &dyn DynSource, lease: &Lease) -> Result<(), SourceError> {
+    let mut tries = 1;
+    loop {
+        match source.revoke(lease, RevokeMode::Sync).await {
+            Err(error) if error.is_transient() && tries < REVOKE_TRIES => {
+                tokio::time::sleep(REVOKE_PACE * tries).await;
+                tries += 1;
+            }
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                let second = Duration::from_secs(1);
+                return source.renew(lease, second).await.map(|_| ()).map_err(|_| error);
+            }
+            done => return done,
+        }
+    }
+}
+
+impl Drop for Once {
+    fn drop(&mut self) {
+        let Some(Held { issued, .. }) = &self.held else {
+            return;
+        };
+        if issued.lease.id.is_some() || issued.parent.is_some() {
+            let user = issued.credential.username();
+            tracing::warn!(
+                target: "leasehold",
+                "login {user} was dropped without end(): its lease ends by its TTL"
+            );
+        }
+    }
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let issued = self.held.as_ref().map(|held| &held.issued);
+        f.debug_struct("Once").field("issued", &issued).finish_non_exhaustive()
+    }
+}
