@@ -30,8 +30,8 @@ pub enum Storage {
 /// What goes beyond a plain server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Extras {
-    /// A second listener, with TLS: the server's certificate, and the CA of its clients'.
-    pub(crate) tls: Option<(Certificate, String)>,
+    /// A second listener, with TLS and this certificate.
+    pub(crate) tls: Option<Certificate>,
     /// Every request and answer in a file, with the secrets in clear.
     pub(crate) audit_raw: bool,
 }
@@ -147,19 +147,16 @@ impl BaoServer {
     fn write_extras(&self) -> Result<Option<PathBuf>> {
         let file = |name: &str| self.dir.join(name);
         let mut hcl = String::new();
-        if let (Some((own, client_ca)), Some(port)) = (&self.extras.tls, self.tls_port) {
-            for (name, text) in
-                [("server.crt", &own.chain), ("server.key", &own.key), ("client_ca.crt", client_ca)]
-            {
-                write_private(&file(name), text)?;
-            }
-            // A client may come without a certificate: all but one auth method do.
+        if let (Some(own), Some(port)) = (&self.extras.tls, self.tls_port) {
+            write_private(&file("server.crt"), &own.chain)?;
+            write_private(&file("server.key"), &own.key)?;
+            // Asks every client for a certificate, and takes those without: all but one auth
+            // method do.
             hcl += &format!(
                 "listener \"tcp\" {{\n address = \"127.0.0.1:{port}\"\n tls_cert_file = {:?}\n \
-                 tls_key_file = {:?}\n tls_client_ca_file = {:?}\n}}\n",
+                 tls_key_file = {:?}\n}}\n",
                 file("server.crt"),
                 file("server.key"),
-                file("client_ca.crt"),
             );
         }
         if self.extras.audit_raw {

@@ -104,7 +104,7 @@ impl StackBuilder {
 
     /// The Vault server with TLS ([`Stack::vault_addr`] is `https://` then), under a CA of its own
     /// ([`Stack::ca_pem`]) with a certificate for `localhost` and 127.0.0.1. Clients may show a
-    /// certificate of that CA (`Stack::client_certificate`), and need not. Needs the feature
+    /// certificate (`Stack::client_certificate`), and need not. Needs the feature
     /// `tls`.
     pub fn vault_tls(self) -> Self {
         self.vault_tls_for(["localhost", "127.0.0.1"])
@@ -154,7 +154,7 @@ impl StackBuilder {
                 certificate = Some(ca.server(&["localhost".into(), "127.0.0.1".into()])?);
             }
             if !self.vault_tls.is_empty() {
-                extras.tls = Some((ca.server(&self.vault_tls)?, ca.pem().to_owned()));
+                extras.tls = Some(ca.server(&self.vault_tls)?);
             }
         }
         let (processes, plan) = blocking(move || {

@@ -276,22 +276,12 @@ fn proxy_from(text: &str) -> Result<(Proxy, String), &'static str> {
         url if url.contains("://") => Zeroizing::new(url.to_owned()),
         host => Zeroizing::new(format!("http://{host}")),
     };
-    let mut url = Url::parse(&text).map_err(|_| NO_URL)?;
+    let url = Url::parse(&text).map_err(|_| NO_URL)?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err(NO_URL);
     }
-    let decoded = |text: &str| -> Result<Zeroizing<String>, &'static str> {
-        let bytes = percent_encoding::percent_decode_str(text);
-        Ok(Zeroizing::new(bytes.decode_utf8().map_err(|_| NO_URL)?.into_owned()))
-    };
-    let user = decoded(url.username())?;
-    let password = decoded(url.password().unwrap_or_default())?;
-    // The client logs the URL.
-    url.set_username("").and_then(|()| url.set_password(None)).map_err(|()| NO_URL)?;
-    let mut proxy = Proxy::all(url.clone()).map_err(|_| NO_URL)?;
-    if !user.is_empty() {
-        proxy = proxy.basic_auth(&user, &password);
-    }
+    // User name and password go into a header, and are in no line that the client logs.
+    let proxy = Proxy::all(url.clone()).map_err(|_| NO_URL)?;
     Ok((proxy, url.origin().ascii_serialization()))
 }
 

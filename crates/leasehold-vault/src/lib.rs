@@ -51,12 +51,16 @@
 //! Tokens, secret_ids, passwords and whole answers are wiped from memory when they are dropped,
 //! and are in no `Debug` output, error, log or span. What is not ours to wipe: the HTTP client's
 //! copy of the token (a header marked sensitive), its copy of a login's request body, and its
-//! buffers of what was received.
+//! buffers of what was received; the environment itself, and what the parser of a settings file
+//! made of it.
 //!
 //! # TLS
 //!
 //! rustls, with the provider that the application installed, else ring. Trusted are the system's
-//! certificate authorities, or only those of [`VaultConfig::ca_pem`]. Redirects are followed
+//! certificate authorities, or only those of [`VaultConfig::ca_pem`] or [`VaultConfig::ca_path`].
+//! [`VaultConfig::client_certificate`] is shown to servers that ask for one;
+//! [`VaultConfig::tls_server_name`] is for certificates of another name than the address's. Not
+//! verifying at all, and plain http to another machine, are warned of at each login. Redirects are followed
 //! within one scheme, host and port only, so that the token goes to no other host, except to those
 //! of [`VaultConfig::redirect_to`].
 //!

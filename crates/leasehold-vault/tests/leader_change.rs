@@ -14,7 +14,8 @@ const TTL: Duration = Duration::from_secs(24);
 
 #[tokio::test]
 async fn i6_a_leader_that_steps_down_costs_no_login() {
-    let stack = Stack::builder().storage(Storage::Raft).start().await.unwrap();
+    let builder = Stack::builder().storage(Storage::Raft).audit_raw();
+    let stack = common::capture::CheckedStack::new(builder.start().await.unwrap());
     let role = RoleSpec::new("app").default_ttl(TTL).max_ttl(Duration::from_secs(3600));
     let db = stack.database(DatabaseSpec::new("leader").role(role)).await.unwrap();
     let session = common::session(&db).await;
