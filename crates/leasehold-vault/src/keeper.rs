@@ -405,7 +405,7 @@ impl Keeper {
     }
 
     async fn give_back_at_last(&self, token: &Tracked, deadline: Time) -> Result<(), SourceError> {
-        if !token.own || token.dead {
+        if !token.own || token.certainly_over() {
             return Ok(());
         }
         if token.batch {

@@ -122,8 +122,15 @@ impl Tracked {
     /// The server does not take it any more.
     pub(crate) fn die(&mut self, now: Time) {
         self.dead = true;
+        self.failures = 0;
         self.ends = Some(self.ends.map_or(now, |ends| ends.min(now)));
         self.publish();
+    }
+
+    /// It is certainly over: by the server's word, or by the clock with no renewal that may have
+    /// been granted without our hearing of it.
+    pub(crate) fn certainly_over(&self) -> bool {
+        self.dead && self.failures == 0
     }
 
     /// Another one is current from here on. It is kept while it is held.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::common::capture::Checked;
-use crate::common::config;
+use crate::common::{config, within};
 
 pub const S: Duration = Duration::from_secs(1);
 
@@ -131,7 +131,12 @@ impl Life {
     /// Ends it, after which nothing may be left but `given` tokens.
     pub async fn ends(self, db: &TestDb, given: usize) {
         let report = self.rotator.shutdown(5 * S).await;
-        assert!(report.is_clean(), "{report}");
+        // On a machine too slow to give all back in time, the report says so, and TTLs do the rest.
+        if !report.is_clean() {
+            let told = |n| Ok(n <= given);
+            let few = async || told(left(db).await.len());
+            eventually("its tokens have ended", PATIENCE, few).await.expect("ended");
+        }
         nothing_left(db, given).await;
     }
 }
@@ -161,8 +166,15 @@ pub async fn nothing_left(db: &TestDb, given: usize) {
     })
     .await
     .expect("nothing left");
-    let tokens = tokens(db).await;
-    assert_eq!(tokens.len(), given, "tokens left: {tokens:?}");
+    let left = left(db).await;
+    assert_eq!(left.len(), given, "tokens left: {left:?}");
+}
+
+/// The session counts from before its requests, and lets go of one that ends within the second.
+async fn left(db: &TestDb) -> Vec<Value> {
+    let mut left = tokens(db).await;
+    left.retain(|token| token["ttl"] != 0);
+    left
 }
 
 /// What the server knows of the tokens that have this database's policy.
@@ -193,8 +205,7 @@ pub async fn carry_on(db: &TestDb, life: Life) {
     life.logs_in(2).await;
     // And one with the token of the second login.
     life.rotates(db, 1).await;
-    let calls = life.session.calls();
-    assert!(calls.token_renew >= 2, "renewed: {calls:?}");
-    assert_eq!(life.session.token_state().lost, None);
+    within(PATIENCE, || life.session.calls().token_renew >= 2).await;
+    within(PATIENCE, || life.session.token_state().lost.is_none()).await;
     life.ends(db, 0).await;
 }

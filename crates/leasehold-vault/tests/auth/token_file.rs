@@ -24,7 +24,7 @@ async fn renewed(session: &Session, times: u64) {
 
 pub async fn a_given_periodic_token_carries_a_lease_through_three_rotations() {
     let db = db("token_periodic").await;
-    let given = token(&db, TokenSpec::new().period(10 * S)).await;
+    let given = token(&db, TokenSpec::new().period(30 * S)).await;
     let life = live(&db, login(&db, Auth::token(given.token.as_str())).await).await;
     life.rotates(&db, 3).await;
     renewed(&life.session, 1).await;
@@ -42,8 +42,7 @@ pub async fn tokens_that_can_not_be_renewed_are_used_as_they_are() {
         let life = live(&db, login(&db, Auth::token(given.token.as_str())).await).await;
         life.rotates(&db, 2).await;
         assert_eq!(life.session.calls().token_renew, 0, "it would be refused");
-        let report = life.rotator.shutdown(5 * S).await;
-        assert!(report.is_clean(), "{report}");
+        life.ends(&db, usize::from(!given.accessor.is_empty())).await;
         assert!(lives(&db, &given).await);
         if !given.accessor.is_empty() {
             db.stack().revoke_token(&given.token).await.expect("revoke");
@@ -99,7 +98,7 @@ pub async fn i8_leases_move_to_a_files_next_token_before_the_old_one_ends() {
     assert!(begun.renewing && !begun.replaceable, "not ours to say: {begun:?}");
 
     // An agent renews it, and we learn of it.
-    db.stack().shorten_token(&first.token, 60 * S).await.expect("renewed by the agent");
+    db.stack().shorten_token(&first.token, 600 * S).await.expect("renewed by the agent");
     let moved = tokio::time::timeout(PATIENCE, async {
         while parent.changed().await.ends <= begun.ends {}
     });
