@@ -454,7 +454,9 @@ async fn a_file_rendered_by_an_agent_on_deadpool() {
     let (rotator, mut events) = start(FileSource::new(folder.0.join("login.json"))).await;
     let load = Load::deadpool(&rotator, &db).await;
     follow(&mut events, &rotator, render).await;
+    let other = other_session(&rotator, &db).await;
     end(rotator, load).await;
+    other.simple_query("select v from accounts where id = 1").await.expect("left alone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

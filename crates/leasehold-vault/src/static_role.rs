@@ -129,14 +129,18 @@ impl StaticRole {
     }
 
     fn next_look(&self, seen: &Seen, looks: u32) -> Time {
-        let jittered = |most: Duration, share: f64| most.mul_f64(1.0 - share * fastrand::f64());
-        let check = jittered(self.check_every, 0.2);
-        let pause = match seen.ttl {
-            Duration::ZERO if looks <= QUICK_LOOKS => jittered(Duration::from_secs(1), 0.5),
-            Duration::ZERO => jittered(Duration::from_secs(5), 0.5),
-            ttl => ttl.min(check),
-        };
-        seen.asked_at + pause
+        seen.asked_at + pause(seen.ttl, looks, self.check_every)
+    }
+}
+
+/// How long after a look the next one comes, when the server says that a rotation is due in `ttl`
+/// and said "now" `looks` times already.
+fn pause(ttl: Duration, looks: u32, check_every: Duration) -> Duration {
+    let jittered = |most: Duration, share: f64| most.mul_f64(1.0 - share * fastrand::f64());
+    match ttl {
+        Duration::ZERO if looks <= QUICK_LOOKS => jittered(Duration::from_secs(1), 0.5),
+        Duration::ZERO => jittered(Duration::from_secs(5), 0.5),
+        ttl => ttl.min(jittered(check_every, 0.2)),
     }
 }
 
@@ -191,5 +195,24 @@ impl CredentialSource for StaticRole {
 impl fmt::Debug for StaticRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("StaticRole").field(&self.path).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_comes_when_it_is_due_and_never_in_a_loop() {
+        const MS: Duration = Duration::from_millis(1);
+        for _ in 0..1000 {
+            let due = pause(Duration::ZERO, 1, CHECK_EVERY);
+            assert!((500 * MS..=1000 * MS).contains(&due), "{due:?}");
+            let late = pause(Duration::ZERO, QUICK_LOOKS + 1, CHECK_EVERY);
+            assert!((2500 * MS..=5000 * MS).contains(&late), "{late:?}");
+            let far = pause(3600 * 1000 * MS, 0, CHECK_EVERY);
+            assert!((24_000 * MS..=30_000 * MS).contains(&far), "{far:?}");
+            assert_eq!(pause(3000 * MS, 0, CHECK_EVERY), 3000 * MS);
+        }
     }
 }
