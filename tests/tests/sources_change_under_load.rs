@@ -64,7 +64,7 @@ impl Turns {
 
     async fn next(&self) -> (String, String) {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
-        let user = format!("{}_{}", self.name, if n % 2 == 0 { "a" } else { "b" });
+        let user = format!("{}_{}", self.name, if n.is_multiple_of(2) { "a" } else { "b" });
         let password = format!("p@ss/w:rd {n}");
         let sql = format!("alter role \"{user}\" password '{password}'");
         self.db.admin().await.unwrap().batch_execute(&sql).await.unwrap();
