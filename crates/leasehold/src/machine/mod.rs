@@ -143,8 +143,8 @@ pub(crate) struct Machine {
     limiter: Limiter,
     /// As `limiter`, for a source that has never made a lease: asking it again makes nothing.
     reads: Limiter,
-    /// The source makes leases.
-    leases: bool,
+    /// The source has made a lease; `None` before its first answer.
+    leases: Option<bool>,
     /// The source's own news is not followed before this.
     news_at: Time,
     /// How often in a row the source's news led to nothing.
@@ -183,7 +183,7 @@ impl Machine {
             rng: fastrand::Rng::with_seed(seed),
             limiter: Limiter::new(now),
             reads: Limiter::new(now),
-            leases: false,
+            leases: None,
             news_at: now,
             idle_news: 0,
             attempts: 0,

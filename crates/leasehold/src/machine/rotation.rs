@@ -92,6 +92,11 @@ impl Machine {
         }
     }
 
+    /// Whether asking the source can cost a lease. Until it has answered once it may.
+    fn makes_leases(&self) -> bool {
+        self.leases.unwrap_or(true)
+    }
+
     /// The source has news: there may be a rotation to begin, or one to make use of it.
     pub(super) fn on_changed(&mut self, now: Time) {
         if self.stopping.is_some() {
@@ -183,7 +188,7 @@ impl Machine {
     }
 
     fn mint_if_due(&mut self, now: Time) {
-        let terms = self.terms();
+        let (terms, read) = (self.terms(), !self.makes_leases());
         let Some(rotation) = &mut self.rotation else {
             return;
         };
@@ -195,7 +200,6 @@ impl Machine {
         if self.mints.len() >= MINTS_IN_FLIGHT || !hanging {
             return;
         }
-        let read = !self.leases;
         let free = (rotation.free || (rotation.news && read)) && self.mints.is_empty();
         let permit = match () {
             () if free => Ok(()),
@@ -240,10 +244,11 @@ impl Machine {
                 // be a login that nobody knows, and the next one is not free. Where there are no
                 // leases nothing is minted, but a read has cost a request all the same.
                 let definite = !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Malformed);
+                let read = !self.makes_leases();
                 if let Some(rotation) = &mut self.rotation {
-                    rotation.free &= definite || !self.leases;
+                    rotation.free &= definite || read;
                 }
-                if definite && self.leases && mint.is_some_and(|m| m.drew_permit) {
+                if definite && !read && mint.is_some_and(|m| m.drew_permit) {
                     self.limiter.give_back();
                 }
                 self.on_mint_failed(now, error);
@@ -277,7 +282,7 @@ impl Machine {
         let ttl = minted.ttl;
         let terms = self.policy.terms(ttl);
         let unchanged = minted.unchanged;
-        self.leases |= minted.revocable;
+        self.leases = Some(self.leases == Some(true) || minted.revocable);
         if !unchanged {
             self.emit(Event::Issued { username: minted.username.clone(), ttl });
         }
@@ -590,7 +595,7 @@ impl Machine {
     /// A hook that met a refused login has a swap to wait for.
     pub(super) fn refresh_running(&self, now: Time) -> bool {
         // Where nothing is minted the next try is near, and often the one that brings it.
-        let soon = if self.leases { now } else { now + policy::READ_EVERY };
+        let soon = if self.makes_leases() { now } else { now + policy::READ_EVERY };
         self.rotation.as_ref().is_some_and(|r| {
             r.candidate.is_some()
                 || !self.mints.is_empty()

@@ -379,3 +379,29 @@ fn i9_a_refused_lease_is_not_waited_for_and_only_such_a_one_goes_with_its_token(
     assert!(took >= Duration::from_secs(10), "tried as long as there is time: {took:?}");
     assert!(left.len() == 1 && !left[0].goes_with_its_token, "{left:?}");
 }
+
+/// What a source is has not shown yet when it is asked first: it may make a lease each time.
+#[test]
+fn i7_a_start_whose_answers_are_lost_draws_permits() {
+    let start = Time::from_start(Duration::from_secs(1));
+    let mut machine = Machine::new(Policy::default(), start, 1);
+    let (mut now, mut issued) = (start, 0_u32);
+    let mut actions = machine.handle(start, Input::Tick);
+    while now < start + Duration::from_secs(600) {
+        let attempt = actions.iter().find_map(|a| match a {
+            Action::Issue { attempt } => Some(*attempt),
+            _ => None,
+        });
+        let input = if let Some(attempt) = attempt {
+            issued += 1;
+            let lost = SourceError::new(ErrorKind::Timeout, "no answer");
+            Input::Issued { attempt, sent: now, result: Err(lost) }
+        } else {
+            now = machine.next_deadline().expect("it goes on").max(now);
+            Input::Tick
+        };
+        actions = machine.handle(now, input);
+    }
+    // One that is free, a burst of two, and one each 30 s.
+    assert!((3..=23).contains(&issued), "{issued} in 10 minutes");
+}
