@@ -270,7 +270,9 @@ mod tests {
 
     impl CredentialSource for Anything {
         async fn issue(&self) -> Result<Issued, SourceError> {
-            Ok(Issued::new(Credential::new("user", "password"), Lease::endless()))
+            // Another each time: the very same login would not be swapped to.
+            let password = leasehold::clock::pool_instant();
+            Ok(Issued::new(Credential::new("user", format!("{password:?}")), Lease::endless()))
         }
     }
 

@@ -1,13 +1,16 @@
 //! Logins that stay: the password changes, the user name does not, and nothing is revoked.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use leasehold::{Credential, CredentialSource, Issued, Lease, Rotator, SourceError};
+use leasehold_testkit::TestDb;
 
 use crate::kit::{Events, Kit, fill, touch, who};
 
-struct Staying(Credential);
+/// The user stays; the password is changed each time after the first.
+struct Staying(TestDb, String, AtomicU64);
 
 impl fmt::Debug for Staying {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -17,7 +20,10 @@ impl fmt::Debug for Staying {
 
 impl CredentialSource for Staying {
     async fn issue(&self) -> Result<Issued, SourceError> {
-        Ok(Issued::new(self.0.clone(), Lease::endless()))
+        let password = format!("password-{}", self.2.fetch_add(1, Ordering::Relaxed));
+        let sql = format!("alter role \"{}\" password '{password}'", self.1);
+        self.0.admin().await.unwrap().batch_execute(&sql).await.unwrap();
+        Ok(Issued::new(Credential::new(&self.1, password), Lease::endless()))
     }
 }
 
@@ -26,10 +32,11 @@ impl CredentialSource for Staying {
 async fn i3_sessions_of_a_login_that_stays_are_recycled_and_never_ended() {
     let kit = Kit::new("staying").await;
     let creds = kit.db.creds().await.unwrap();
-    let source = Staying(Credential::new(&creds.username, &creds.password));
+    let source = Staying(kit.db.clone(), creds.username.clone(), AtomicU64::new(0));
     let rotator = Rotator::builder(source).grace(Duration::from_secs(10)).start().await.unwrap();
     let provider = rotator.provider();
-    let other = kit.db.connect(&creds.username, &creds.password).await.unwrap();
+    let password = provider.current().credential().expose_password().to_owned();
+    let other = kit.db.connect(&creds.username, &password).await.unwrap();
     let pool = kit.pool(&provider, 3).await;
     fill(&pool, 3).await;
     let mut held = pool.acquire().await.unwrap();
