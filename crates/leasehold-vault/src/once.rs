@@ -56,6 +56,7 @@ pub async fn once(
         let message = "a dynamic role needs a mount and a role, and one of them is empty";
         return Err(SourceError::new(ErrorKind::NotFound, message));
     }
+    auth.check()?;
     let source = OneShot {
         api: Api::new(&config)?,
         clock: config.clock.clone(),
