@@ -56,11 +56,12 @@ pub async fn once(
         let message = "a dynamic role needs a mount and a role, and one of them is empty";
         return Err(SourceError::new(ErrorKind::NotFound, message));
     }
+    let auth = auth.into_method();
     auth.check()?;
     let source = OneShot {
         api: Api::new(&config)?,
         clock: config.clock.clone(),
-        auth: auth.into_method(),
+        auth,
         mount: mount.to_owned(),
         role: role.to_owned(),
         path: format!("{mount}/creds/{role}"),
