@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -232,16 +231,18 @@ fn authorities(ca: &Ca) -> Result<Vec<Certificate>, ConfigError> {
         }
         Ca::Dir { setting, path } => {
             let bad = |problem: String| ConfigError::new(setting.clone(), problem);
-            let unread = |path: &Path, e: std::io::Error| {
-                bad(format!("names {path:?}, which can't be read ({e}): give a directory"))
+            let unread = |e| {
+                bad(format!("names a directory that can't be read ({e}): give a directory's path"))
             };
-            for entry in fs::read_dir(path).map_err(|e| unread(path, e))? {
-                let file = entry.map_err(|e| unread(path, e))?.path();
+            for entry in fs::read_dir(path).map_err(unread)? {
+                let file = entry.map_err(unread)?.path();
                 // Follows links: a mounted secret consists of them.
                 if !file.is_file() {
                     continue;
                 }
-                let pem = fs::read(&file).map_err(|e| unread(&file, e))?;
+                let pem = fs::read(&file).map_err(|e| {
+                    bad(format!("names a directory with {file:?}, which can't be read ({e})"))
+                })?;
                 add(&pem).map_err(|()| {
                     bad(format!("names a directory with {file:?}, whose certificate can't be read"))
                 })?;

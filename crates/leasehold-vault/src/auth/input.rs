@@ -1,5 +1,6 @@
 //! What a person gave, checked before anything is sent: an error here names the field.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -30,10 +31,8 @@ pub(super) fn segments(field: &'static str, path: &str) -> Result<(), ConfigErro
     }
     Err(ConfigError::new(
         field,
-        format!(
-            "is {path:?}, which is no path on the server: plain characters with single slashes \
-             between them, and no part that is `.` or `..`"
-        ),
+        "is no path on the server: plain characters with single slashes between them, and no part \
+         that is `.` or `..`",
     ))
 }
 
@@ -43,10 +42,7 @@ pub(super) fn segment(field: &'static str, name: &str) -> Result<(), ConfigError
     if is_segment(name) && !name.contains('/') {
         return Ok(());
     }
-    Err(ConfigError::new(
-        field,
-        format!("is {name:?}, which can't be part of a path: use plain characters without slashes"),
-    ))
+    Err(ConfigError::new(field, "can't be part of a path: use plain characters without slashes"))
 }
 
 fn is_segment(part: &str) -> bool {
@@ -86,17 +82,13 @@ impl SecretFile {
         Self { what, path: path.into() }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn check(&self, field: &'static str) -> Result<(), ConfigError> {
         let path = self.path.as_os_str();
         if path.is_empty() {
             return Err(ConfigError::new(field, "is empty: name the file to read"));
         }
         if path.as_encoded_bytes().contains(&0) {
-            let problem = format!("is {path:?}, with a NUL in it, which no file name has");
+            let problem = "has a NUL in it, which no file name has";
             return Err(ConfigError::new(field, problem));
         }
         Ok(())
@@ -108,8 +100,7 @@ impl SecretFile {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || read_bounded(&path)).await;
         let failed = |why: String| {
-            let (what, path) = (self.what, &self.path);
-            SourceError::unreachable(format!("reading the {what} from {path:?}: {why}"))
+            SourceError::unreachable(format!("reading the {} from {self}: {why}", self.what))
         };
         let text = match read {
             Ok(Ok(text)) => text,
@@ -117,8 +108,7 @@ impl SecretFile {
             Err(_) => return Err(failed("the runtime is shutting down".to_owned())),
         };
         let wrong = |why: &str| {
-            let (what, path) = (self.what, &self.path);
-            SourceError::new(ErrorKind::Malformed, format!("the {what} in {path:?} {why}"))
+            SourceError::new(ErrorKind::Malformed, format!("the {} in {self} {why}", self.what))
         };
         let Ok(text) = std::str::from_utf8(&text) else {
             return Err(wrong("is not text: is it the right file?"));
@@ -133,6 +123,19 @@ impl SecretFile {
                  with nothing else in it",
             )),
             text => Ok(Zeroizing::new(text.to_owned())),
+        }
+    }
+}
+
+/// Its path, where it can't be the secret itself, given in the place of a file's name.
+impl fmt::Display for SecretFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = &self.path;
+        let place = path.is_absolute() || path.starts_with(".") || path.starts_with("..");
+        if place && !path.to_string_lossy().contains(char::is_control) {
+            write!(f, "{path:?}")
+        } else {
+            f.write_str("a file whose name is not shown (give the whole path, from / on)")
         }
     }
 }

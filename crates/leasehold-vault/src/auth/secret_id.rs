@@ -159,12 +159,12 @@ impl fmt::Debug for SecretId {
             Origin::Nothing => f.write_str("SecretId(none)"),
             Origin::Value(_) => f.write_str("SecretId(a value)"),
             Origin::Variable(name) => write!(f, "SecretId(variable {name})"),
-            Origin::File(file) => write!(f, "SecretId(file {:?})", file.path()),
+            Origin::File(file) => write!(f, "SecretId(in {file})"),
             Origin::Wrapped(Wrapped { by: Wrapper::Value(_), .. }) => {
                 f.write_str("SecretId(wrapped)")
             }
             Origin::Wrapped(Wrapped { by: Wrapper::File(file), .. }) => {
-                write!(f, "SecretId(wrapped, in file {:?})", file.path())
+                write!(f, "SecretId(wrapped, in {file})")
             }
         }
     }
@@ -374,7 +374,12 @@ mod tests {
         for (secret_id, shown) in [
             (SecretId::value("topsecret"), "SecretId(a value)"),
             (SecretId::wrapped("s.topsecret"), "SecretId(wrapped)"),
-            (SecretId::file("/run/s"), "SecretId(file \"/run/s\")"),
+            (SecretId::file("/run/s"), "SecretId(in \"/run/s\")"),
+            (
+                SecretId::wrapped_file("s.topsecret"),
+                "SecretId(wrapped, in a file whose name is not shown (give the whole path, \
+                 from / on))",
+            ),
             (SecretId::env("NAME"), "SecretId(variable NAME)"),
         ] {
             assert_eq!(format!("{secret_id:?}"), shown);

@@ -36,12 +36,12 @@ impl TokenFile {
     async fn log_in(&self, api: &Api) -> Result<TokenGrant, SourceError> {
         let text = self.file.read().await?;
         self.seen().clone_from(&text);
-        let path = self.file.path();
+        let file = &self.file;
         let Some(token) = Token::parse(&text) else {
-            let message = format!("the token in {path:?} is none: check what writes the file");
+            let message = format!("the token in {file} is none: check what writes the file");
             return Err(SourceError::new(ErrorKind::Malformed, message));
         };
-        let grant = look_up(api, token, &format!("the token in {path:?}")).await?;
+        let grant = look_up(api, token, &format!("the token in {file}")).await?;
         // Whoever writes the file renews it.
         Ok(TokenGrant { renewable: false, watched: true, ..grant })
     }
@@ -75,6 +75,6 @@ impl AuthMethod for TokenFile {
     }
 
     fn describe(&self) -> String {
-        format!("the token in {:?}", self.file.path())
+        format!("the token in {}", self.file)
     }
 }

@@ -186,7 +186,7 @@ fn a_certificate_file_that_is_not_there_names_the_variable() {
     for name in ["VAULT_CACERT", "BAO_CACERT"] {
         let e = from(&[("VAULT_ADDR", "https://a:1"), (name, "/no/such.pem")]).unwrap_err();
         assert_eq!(e.setting(), name);
-        assert!(e.to_string().contains("/no/such.pem"), "{e}");
+        assert!(e.to_string().contains("a file that can't be read"), "{e}");
     }
 }
 
@@ -287,4 +287,52 @@ fn i10_what_is_set_is_in_no_debug_output() {
         format!("{settings:?} {:?} {:?}", settings.config().unwrap(), settings.auth().unwrap());
     assert!(!shown.contains("topsecret"), "{shown}");
     assert!(shown.contains("VAULT_TOKEN"), "{shown}");
+}
+
+/// As people do who take `VAULT_TOKEN_FILE` for `VAULT_TOKEN`.
+#[tokio::test]
+async fn i10_what_was_given_in_place_of_a_files_name_is_in_no_error() {
+    let files = ["cacert", "capath", "client_cert", "client_key"];
+    let keys = KEYS.iter().map(|key| key.name);
+    for key in keys.filter(|key| key.ends_with("_file") || files.contains(key)) {
+        for text in [
+            "topsecret",
+            "hvs.topsecret/",
+            "-----BEGIN PRIVATE KEY-----\ntopsecret",
+            "/a\ntopsecret",
+        ] {
+            let set = format!("VAULT_{}", key.to_ascii_uppercase());
+            let mut all = vec![("VAULT_ADDR", "https://127.0.0.1:9"), (set.as_str(), text)];
+            all.extend(match key {
+                "client_cert" => Some(("VAULT_CLIENT_KEY", "/no/such.pem")),
+                "client_key" => {
+                    Some(("VAULT_CLIENT_CERT", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")))
+                }
+                _ => None,
+            });
+            all.extend(match key {
+                "secret_id_file" | "wrapped_secret_id_file" => Some(("VAULT_ROLE_ID", "r")),
+                "kubernetes_token_file" => Some(("VAULT_KUBERNETES_ROLE", "r")),
+                "jwt_file" => Some(("VAULT_JWT_ROLE", "r")),
+                "token_file" => None,
+                _ => Some(("VAULT_TOKEN", "s.unused")),
+            });
+            let settings = settings(&all).unwrap();
+            let auth = settings.auth().unwrap();
+            let mut shown = format!("{settings:?} {auth:?}");
+            match settings.config() {
+                Err(e) => {
+                    assert_eq!(e.setting(), set);
+                    shown += &format!("{e} {e:?}");
+                }
+                Ok(config) => {
+                    let e = crate::Session::login(config, auth).await.unwrap_err();
+                    let says = if key == "capath" { "VAULT_CAPATH" } else { "No such file" };
+                    assert!(e.to_string().contains(says), "{key}: {e}");
+                    shown += &format!("{e} {e:?}");
+                }
+            }
+            assert!(!shown.contains("topsecret"), "{key}: {shown}");
+        }
+    }
 }

@@ -105,11 +105,11 @@ impl Value {
         }
     }
 
-    /// What it is set to, which must be the name of a file that can be read.
+    /// What it is set to, which must be the name of a file that can be read. No error repeats it:
+    /// it may be what should be in the file.
     pub(super) fn read_file(&self) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
-        let path = self.text.as_str();
-        std::fs::read(path).map(Zeroizing::new).map_err(|e| {
-            self.error(format!("names {path:?}, which can't be read ({e}): give a file's path"))
+        std::fs::read(self.text.as_str()).map(Zeroizing::new).map_err(|e| {
+            self.error(format!("names a file that can't be read ({e}): give a file's path"))
         })
     }
 
