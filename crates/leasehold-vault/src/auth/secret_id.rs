@@ -294,7 +294,11 @@ async fn unwrap(
 fn problem(failure: Failure, mount: &str, unanswered: bool, unwrapping: bool) -> Problem {
     let error = failure.into_error();
     if error.kind() != ErrorKind::Denied {
-        let lost = matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Malformed);
+        // A fault may be that of a balancer, after the server has answered it.
+        let lost = matches!(
+            error.kind(),
+            ErrorKind::Timeout | ErrorKind::Malformed | ErrorKind::ServerFault
+        );
         return Problem::Failed { error, unanswered: unanswered || (unwrapping && lost) };
     }
     let path = secret_id_path(mount);
@@ -345,6 +349,25 @@ mod tests {
             "sys/wrapping/wrap",
         ] {
             assert!(!ours(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_unwrapping_that_may_have_been_carried_out_is_remembered() {
+        let after = |kind, unwrapping| {
+            let failure = Failure::from(SourceError::new(kind, "a fault"));
+            match problem(failure, "approle", false, unwrapping) {
+                Problem::Failed { unanswered, .. } => unanswered,
+                Problem::Alarm(e) => panic!("{e}"),
+            }
+        };
+        // A balancer's 502 and 504 are of the kind `ServerFault`.
+        for kind in [ErrorKind::Timeout, ErrorKind::Malformed, ErrorKind::ServerFault] {
+            assert!(after(kind, true), "{kind:?}");
+            assert!(!after(kind, false), "{kind:?}: to look does not use it up");
+        }
+        for kind in [ErrorKind::Unreachable, ErrorKind::Sealed, ErrorKind::Throttled] {
+            assert!(!after(kind, true), "{kind:?}");
         }
     }
 
