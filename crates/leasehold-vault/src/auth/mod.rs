@@ -235,14 +235,15 @@ impl fmt::Debug for Auth {
 
 /// What a login granted. A token that can't be used is given back at once.
 async fn from_login(api: &Api, path: &str, auth: &AuthData) -> Result<TokenGrant, SourceError> {
-    let malformed = |problem| Err(malformed(Op::Login, path, problem));
+    let malformed = |problem| malformed(Op::Login, path, problem);
     let Some(token) = Token::parse(&auth.client_token) else {
-        return malformed("has no usable client_token");
+        return Err(malformed("has no usable client_token"));
     };
-    if auth.lease_duration == 0 {
-        return malformed("grants a token that lives for 0 s");
-    }
-    if let Err(e) = refuse_limited(auth.num_uses) {
+    let usable = match auth.lease_duration {
+        0 => Err(malformed("grants a token that lives for 0 s")),
+        _ => refuse_limited(auth.num_uses),
+    };
+    if let Err(e) = usable {
         // Ours, and of no use. If that fails it ends by its TTL.
         let path = "auth/token/revoke-self";
         let revoke = RevokeTokenSelfRequest {};
