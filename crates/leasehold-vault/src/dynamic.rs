@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use vaultrs::api::database::requests::GenerateCredentialsRequest;
 
 use crate::classify::{Op, malformed};
-use crate::endpoints::{CredsData, CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
+use crate::endpoints::{CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
 use crate::privileges::{self, Missing, Need, Teller};
 use crate::session::Session;
 
@@ -50,7 +50,8 @@ impl DynamicRole {
     /// first login.
     ///
     /// Asked are the rights to read `MOUNT/creds/ROLE`, to renew and to revoke leases, and, as far
-    /// as its kind allows that, to renew and to revoke the session's own token.
+    /// as its kind allows that, to renew and to revoke the session's own token, or to look it up where
+    /// somebody else renews it.
     ///
     /// # Errors
     /// The question could not be put, or its answer not be understood. Not to be allowed to ask is
@@ -63,27 +64,35 @@ impl DynamicRole {
         let issue = Need::read(&self.path, "no login can be issued");
         std::iter::once(issue).chain(Need::leases()).collect()
     }
+}
 
-    async fn end_lease(&self, id: &str, sync: bool) -> Result<(), SourceError> {
-        let api = self.session.api();
-        let call = async |token| {
-            let request = RevokeLease { lease_id: id.to_owned(), sync };
-            let timeout = api.request_timeout;
-            api.call(Op::Revoke, &self.path, request, Some(&token), timeout).await?;
-            Ok(())
-        };
-        self.session.manage_with(call).await
-    }
-
-    /// An answer that makes no credential may still have made a lease: it is given back.
-    async fn unusable(&self, lease_id: Option<&str>, problem: &str) -> SourceError {
-        if let Some(id) = lease_id
-            && let Err(e) = self.end_lease(id, false).await
-        {
-            warn!(role = %self.path, error = %e, "a lease that came with an unusable answer stays");
+/// What a mint at `path` brought. An answer that makes no credential may still have made a lease:
+/// it is given back to the `source`.
+pub(crate) async fn minted(
+    source: &impl CredentialSource,
+    path: &str,
+    reply: CredsReply,
+) -> Result<(Credential, Lease), SourceError> {
+    let ttl = Duration::from_secs(reply.lease_duration.unwrap_or(0));
+    let lease = reply.lease_id.filter(|id| !id.is_empty()).map(|id| Lease::renewable(id, ttl));
+    let login = reply.data.and_then(|data| data.username.zip(data.password));
+    let problem = match (lease, login) {
+        (Some(mut lease), Some((username, password))) if !ttl.is_zero() => {
+            lease.renewable = reply.renewable.unwrap_or(true);
+            return Ok((Credential::wiping(&username, password), lease));
         }
-        malformed(Op::Issue, &self.path, problem)
-    }
+        (Some(lease), login) => {
+            if let Err(e) = source.revoke(&lease, RevokeMode::Queued).await {
+                warn!(role = path, error = %e, "a lease that came with an unusable answer stays");
+            }
+            match login {
+                Some(_) => "has no lease_duration above 0",
+                None => "has no username and password in it",
+            }
+        }
+        (None, _) => "has no lease_id",
+    };
+    Err(malformed(Op::Issue, path, problem))
 }
 
 impl CredentialSource for DynamicRole {
@@ -101,23 +110,9 @@ impl CredentialSource for DynamicRole {
             api.json(Op::Issue, &self.path, request, Some(&token), timeout).await
         };
         let (reply, hold): (CredsReply, _) = self.session.issue_with(call).await?;
-        let lease_id = reply.lease_id.filter(|id| !id.is_empty());
-        let Some(ttl) = reply.lease_duration.filter(|s| *s > 0) else {
-            let problem = "has no lease_duration above 0";
-            return Err(self.unusable(lease_id.as_deref(), problem).await);
-        };
-        let Some(CredsData { username: Some(username), password: Some(mut password) }) = reply.data
-        else {
-            let problem = "has no username and password in it";
-            return Err(self.unusable(lease_id.as_deref(), problem).await);
-        };
-        let Some(id) = lease_id else {
-            return Err(self.unusable(None, "has no lease_id").await);
-        };
-        let mut lease = Lease::renewable(id, Duration::from_secs(ttl));
-        lease.renewable = reply.renewable.unwrap_or(true);
-        debug!(role = %self.path, username, ttl, login = hold.epoch().number, "credential issued");
-        let credential = Credential::new(username, std::mem::take(&mut *password));
+        let (credential, lease) = minted(self, &self.path, reply).await?;
+        let (username, login) = (credential.username(), hold.epoch().number);
+        debug!(role = %self.path, username, ttl = ?lease.ttl, login, "credential issued");
         Ok(Issued::new(credential, lease).with_parent(hold.into_parent()))
     }
 
@@ -140,7 +135,14 @@ impl CredentialSource for DynamicRole {
         let Some(id) = &lease.id else {
             return Ok(());
         };
-        match self.end_lease(id, mode != RevokeMode::Queued).await {
+        let api = self.session.api();
+        let call = async |token| {
+            let request = RevokeLease { lease_id: id.clone(), sync: mode != RevokeMode::Queued };
+            let timeout = api.request_timeout;
+            api.call(Op::Revoke, &self.path, request, Some(&token), timeout).await?;
+            Ok(())
+        };
+        match self.session.manage_with(call).await {
             // Gone is what was wanted.
             Err(e) if e.kind() == ErrorKind::LeaseLost => Ok(()),
             result => result,

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use leasehold::clock::Clock;
 use leasehold::{
-    Credential, CredentialSource, ErrorKind, Issued, Lease, Once, Parent, ParentState, RevokeMode,
-    SourceError,
+    CredentialSource, ErrorKind, Issued, Lease, Once, Parent, ParentState, RevokeMode, SourceError,
 };
 use tokio::sync::watch;
 use vaultrs::api::database::requests::GenerateCredentialsRequest;
@@ -15,9 +14,10 @@ use vaultrs::api::token::requests::RevokeTokenSelfRequest;
 
 use crate::api::Api;
 use crate::auth::{Auth, AuthMethod};
-use crate::classify::{Failure, Op, malformed};
+use crate::classify::{Failure, Op};
 use crate::config::VaultConfig;
-use crate::endpoints::{CredsData, CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
+use crate::dynamic::minted;
+use crate::endpoints::{CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
 use crate::token::{Token, TokenGrant};
 
 /// Logs in, issues one login of the dynamic role `role` of the engine mounted at `mount`, and
@@ -110,23 +110,14 @@ impl CredentialSource for OneShot {
         let timeout = self.api.mint_timeout;
         let reply = self.api.json(Op::Issue, &self.path, request, Some(&token), timeout);
         let reply: CredsReply = reply.await.map_err(Failure::into_error)?;
-        let (
-            Some(id),
-            Some(seconds),
-            Some(CredsData { username: Some(username), password: Some(password) }),
-        ) = (reply.lease_id, reply.lease_duration, reply.data)
-        else {
-            // The token is given back next, and with it whatever lease there is.
-            return Err(malformed(Op::Issue, &self.path, "has no lease or no login in it"));
-        };
-        let mut lease = Lease::renewable(id, Duration::from_secs(seconds));
+        let (credential, mut lease) = minted(self, &self.path, reply).await?;
         lease.renewable = false;
         let state = match ttl {
             None => ParentState::endless(),
             Some(ttl) => ParentState::ending(asked_at + ttl, false, false),
         };
         let parent = Parent::new(watch::channel(state).1, Arc::new(()));
-        Ok(Issued::new(Credential::wiping(&username, password), lease).with_parent(parent))
+        Ok(Issued::new(credential, lease).with_parent(parent))
     }
 
     async fn renew(&self, lease: &Lease, increment: Duration) -> Result<Duration, SourceError> {
