@@ -86,13 +86,15 @@ pub(crate) fn build(
         builder = builder.no_proxy().proxy(proxy);
         target.proxy = Some(shown);
     }
-    if url.scheme() == "http" {
-        if !is_loopback(url) {
-            tracing::warn!(
-                address = target.configured,
-                "tokens and logins travel in clear text: use https"
-            );
-        }
+    let plain = url.scheme() == "http";
+    if plain && !is_loopback(url) {
+        tracing::warn!(
+            address = target.configured,
+            "tokens and logins travel in clear text: use https"
+        );
+    }
+    // There may be TLS to the proxy all the same.
+    if plain && !target.proxy.as_ref().is_some_and(|proxy| proxy.starts_with("https:")) {
         // Spares reading the system's certificates.
         builder = builder.tls_certs_only([]);
     } else {

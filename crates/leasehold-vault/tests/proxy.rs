@@ -6,6 +6,7 @@ mod common;
 
 use common::capture::{Capture, CheckedStack};
 use common::proxy::Proxy;
+use common::script::{Reply, Script};
 use leasehold::{CredentialSource, ErrorKind};
 use leasehold_testkit::{DatabaseSpec, Stack};
 use leasehold_vault::{Auth, Session, VaultConfig};
@@ -44,6 +45,21 @@ async fn i10_requests_go_through_the_proxy_and_its_password_is_nowhere() {
     assert!(log.contains("proxy("), "the client's own lines are heard");
     for secret in [PASSWORD, "proxy%2Fpass", BASIC] {
         assert!(!log.contains(secret), "{secret} was logged");
+    }
+}
+
+/// TLS on the way to the proxy alone.
+#[tokio::test]
+async fn a_proxy_by_https_serves_a_plain_address_too() {
+    let (proxy, ca) = Script::start_tls().await;
+    let token = r#"{"auth":{"client_token":"s.token","lease_duration":3600,"renewable":true}}"#;
+    proxy.answer("auth/approle/login", Reply::json(200, token));
+    let (_, another_ca) = Script::start_tls().await;
+    for (ca, trusted) in [(ca, true), (another_ca, false)] {
+        let config = VaultConfig::new("http://vault.internal:8200").proxy(proxy.address());
+        let auth = Auth::approle("role", "secret");
+        let login = Session::login(config.ca_pem(ca), auth).await;
+        assert_eq!(login.is_ok(), trusted, "{login:?}");
     }
 }
 
