@@ -25,6 +25,8 @@ pub(crate) struct Epoch {
 #[derive(Clone, Copy)]
 pub(crate) struct UsedRights {
     pub(crate) renew: bool,
+    /// Ask how long it lives.
+    pub(crate) look: bool,
     pub(crate) revoke: bool,
 }
 

@@ -18,6 +18,7 @@ const PATH: &str = "sys/capabilities-self";
 const LEASE_RENEW: &str = "sys/leases/renew";
 const LEASE_REVOKE: &str = "sys/leases/revoke";
 const TOKEN_RENEW: &str = "auth/token/renew-self";
+const TOKEN_LOOKUP: &str = "auth/token/lookup-self";
 const TOKEN_REVOKE: &str = "auth/token/revoke-self";
 
 /// A right that the policy does not give, and what comes of that. `Display` is one line.
@@ -84,6 +85,13 @@ impl Need {
             };
             needs.push(Self::update(TOKEN_RENEW, without));
         }
+        if epoch.rights.look {
+            needs.push(Self::read(
+                TOKEN_LOOKUP,
+                "it is not seen when the token in the file is renewed, and the next one is not \
+                 taken",
+            ));
+        }
         if epoch.rights.revoke {
             needs.push(Self::update(
                 TOKEN_REVOKE,
@@ -101,7 +109,7 @@ pub(crate) async fn missing(
     needs: Vec<Need>,
 ) -> Result<Vec<Missing>, SourceError> {
     let api = session.api();
-    let own = [TOKEN_RENEW, TOKEN_REVOKE].map(str::to_owned);
+    let own = [TOKEN_RENEW, TOKEN_LOOKUP, TOKEN_REVOKE].map(str::to_owned);
     let paths: Vec<String> = needs.iter().map(|need| need.path.clone()).chain(own).collect();
     let call = async |token| {
         let request = CapabilitiesSelf { paths: paths.clone() };

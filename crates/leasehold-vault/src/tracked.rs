@@ -66,7 +66,11 @@ impl Tracked {
             Some(ends) => ParentState::ending(ends, renewable, replaceable),
         };
         let (state, see) = watch::channel(state);
-        let rights = UsedRights { renew: renewable, revoke: grant.own && !grant.batch };
+        let rights = UsedRights {
+            renew: renewable && !grant.watched,
+            look: renewable && grant.watched,
+            revoke: grant.own && !grant.batch,
+        };
         Self {
             epoch: Epoch::new(number, grant.token, rights, see, keeper),
             state,

@@ -12,6 +12,7 @@ use leasehold_vault::{Auth, Session, VaultConfig};
 const LOGIN: &str = "auth/approle/login";
 const CREDS: &str = "database/creds/app";
 const ASK: &str = "sys/capabilities-self";
+const LOOKUP: &str = "auth/token/lookup-self";
 
 async fn script(answers: Vec<Reply>) -> (Script, Session) {
     let script = Script::start().await;
@@ -76,6 +77,31 @@ async fn each_source_asks_once_for_everything() {
     assert!(five.iter().all(|path| asked.contains(&format!("\"{path}\""))), "{asked}");
     let source = session.dynamic_role("database", "app");
     assert_eq!(source.privileges().await.expect("answered"), []);
+}
+
+#[tokio::test]
+async fn a_token_that_somebody_else_renews_is_looked_up_and_not_renewed() {
+    let (script, _) = script(vec![]).await;
+    let own = r#"{"data":{"ttl":3600,"creation_ttl":3600,"expire_time":"2030-01-01T00:00:00Z",
+                  "renewable":true,"type":"service"}}"#;
+    script.answer(LOOKUP, Reply::json(200, own));
+    let path = std::env::temp_dir().join(format!("leasehold-privileges-{}", std::process::id()));
+    std::fs::write(&path, "s.token").expect("a file");
+    let config = VaultConfig::new(script.address()).request_timeout(Duration::from_secs(600));
+    let session = Session::login(config, Auth::token_file(&path)).await.expect("login");
+    std::fs::remove_file(path).expect("removed");
+    let rights = [CREDS, "sys/leases/renew", "sys/leases/revoke"]
+        .map(|path| format!(r#""{path}":["read","update"],"#))
+        .concat();
+    for (look, missing) in [("read", &[][..]), ("deny", &[LOOKUP])] {
+        let own = ["renew", "revoke"].map(|it| format!(r#""auth/token/{it}-self":["deny"],"#));
+        let body = format!(r#"{{"data":{{{rights}{}"{LOOKUP}":["{look}"]}}}}"#, own.concat());
+        script.answer(ASK, Reply::json(200, body));
+        let told = session.dynamic_role("database", "app").privileges().await.expect("answered");
+        let told: Vec<_> = told.iter().map(|missing| missing.path.as_str()).collect();
+        assert_eq!(told, missing);
+    }
+    assert!(script.requests(ASK)[0].contains(&format!("\"{LOOKUP}\"")));
 }
 
 #[tokio::test]
