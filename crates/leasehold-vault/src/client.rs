@@ -250,7 +250,7 @@ fn authorities(ca: &Ca) -> Result<Vec<Certificate>, ConfigError> {
                 })?;
             }
             if found.is_empty() {
-                return Err(bad(format!("names {path:?}, which holds no certificate in PEM form")));
+                return Err(bad("names a directory that holds no certificate in PEM form".into()));
             }
         }
     }
