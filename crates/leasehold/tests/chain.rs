@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use common::*;
-use leasehold::{Chain, CredentialSource, ErrorKind, InForce, Reason, Rotator, StaticSource};
+use leasehold::{
+    Chain, CredentialSource, ErrorKind, InForce, Issued, Reason, Rotator, SourceError, StaticSource,
+};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -206,7 +208,8 @@ async fn i9_a_mint_under_way_at_the_end_is_waited_for_and_given_back() {
 
 #[tokio::test(start_paused = true)]
 async fn i9_a_mint_that_is_never_answered_is_told_and_cleaned_up_if_it_is() {
-    let vault = Script::new(s(600), s(600));
+    // Longer than what is waited for below.
+    let vault = Script::new(s(36_000), s(36_000));
     vault.hang_issue(true);
     let chain = chain(&vault);
     let (rotator, begun) = (start(&chain).await, Instant::now());
@@ -230,6 +233,37 @@ async fn i9_a_primary_that_is_made_after_the_end_is_closed_and_not_asked() {
     assert!(chain.issue().await.is_err());
     assert!(timeout(s(600), chain.changed()).await.is_err());
     assert_eq!((vault.calls("issue").len(), begun.load(Ordering::Relaxed)), (0, 1));
+}
+
+/// Issues nothing, and can't give back what it holds.
+#[derive(Debug)]
+struct Stuck(Arc<AtomicU64>);
+
+impl CredentialSource for Stuck {
+    async fn issue(&self) -> Result<Issued, SourceError> {
+        Err(SourceError::unreachable("scripted"))
+    }
+    async fn close(&self) -> Vec<String> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        vec!["scripted: the token stays".to_owned()]
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_a_primary_that_is_made_during_the_end_is_closed_once_and_what_it_leaves_is_told() {
+    let closed = Arc::new(AtomicU64::new(0));
+    let count = closed.clone();
+    let build = move || {
+        let made = Stuck(count.clone());
+        async move {
+            sleep(s(8)).await;
+            Ok(made)
+        }
+    };
+    let chain = Chain::lazily("Vault", build, StaticSource::new("env", "pw")).clock(clock());
+    assert_eq!(chain.issue().await.unwrap().credential.username(), "env");
+    assert_eq!(soon(chain.close()).await, ["scripted: the token stays"]);
+    assert_eq!(closed.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -104,6 +104,8 @@ struct State {
     /// What nobody takes any more, until it is given back.
     unused: Vec<(Issued, Time)>,
     closed: bool,
+    /// What a primary that was made too late could not give back.
+    left: Vec<String>,
 }
 
 impl State {
@@ -183,6 +185,7 @@ impl Chain {
             ready: None,
             unused: Vec::new(),
             closed: false,
+            left: Vec::new(),
         };
         let inner = Inner { name, build, fallback, state: Mutex::new(state) };
         Self { inner: Arc::new(inner), even_if_refused: false, clock: Clock::system() }
@@ -264,10 +267,12 @@ impl Chain {
         if in_time {
             return built.issue().await;
         }
-        // Nobody else knows of it.
-        for line in built.close().await {
+        // Nobody else knows of it, and maybe nobody waits for what is left.
+        let left = built.close().await;
+        for line in &left {
             warn!(target: "leasehold", "{line}");
         }
+        self.state().left.extend(left);
         Err(closed())
     }
 
@@ -526,6 +531,7 @@ impl CredentialSource for Chain {
         let primary = {
             let mut state = self.state();
             state.unused.clear();
+            left.append(&mut state.left);
             state.primary.clone()
         };
         left.extend(self.inner.fallback.close().await);
