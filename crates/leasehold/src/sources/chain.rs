@@ -6,17 +6,26 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::clock::{Clock, Time};
 use crate::credential::{Issued, Lease};
-use crate::source::{BoxFuture, CredentialSource, DynSource, RevokeMode, SourceError};
+use crate::source::{BoxFuture, CredentialSource, DynSource, ErrorKind, RevokeMode, SourceError};
 
-/// How long issuing may fail while a login of the primary is in use: a server that restarts is no
-/// reason to leave it. Less where leases are short.
+/// How long an answer may take, and how long issuing may fail while a login of the primary is in
+/// use: a server that restarts is no reason to leave it. Less where leases are short.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Failures further apart are not one outage. Between two tries of a rotation lie 30 s at most.
+const APART: Duration = Duration::from_secs(60);
 /// Between tries to get back to the primary: at first, and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// At the end: for a request to be answered, and again for each login to be given back.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+/// How often a revocation that failed for now is tried.
+const REVOKE_TRIES: u32 = 4;
+const REVOKE_PACE: Duration = Duration::from_millis(200);
 
 /// "Vault, else the environment": asks the primary, and where it can't be had the fallback.
 ///
@@ -26,13 +35,17 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// move back to it as soon as it has issued a login.
 ///
 /// - Only a failed *issue* falls back. A renewal that fails is retried inside its lease, as always.
-/// - At the start it falls back at once. Later only after 5 s (or a tenth of the lease, if that is
-///   less) of failing: until then the login in use goes on.
+/// - At the start it falls back at once, and from a primary that does not answer after 5 s. Later
+///   only after 5 s (or a tenth of the lease, if that is less) of failing or of no answer: until
+///   then the login in use goes on.
+/// - The primary is asked once at a time, by a task that nothing cuts off. A login that comes when
+///   nobody waits any more is what pools move to next, or is given back.
 /// - Only for what heals by itself: unreachable, timed out, throttled, sealed, failing. A primary
 ///   that *refuses* (denied, no such role, no valid token) is a decision, or a mistake that a
 ///   person has to see, and a fallback would be the way around it:
 ///   [`even_if_refused`](Self::even_if_refused) makes it one.
 /// - Each lease is renewed and revoked by the source that made it.
+/// - Closed, which a failed start does too, it issues nothing any more: make a new one.
 ///
 /// ```no_run
 /// # use leasehold::{Chain, CredentialSource, FnSource, InForce, Rotator, SourceError, StaticSource};
@@ -71,22 +84,55 @@ type Build = dyn Fn() -> BoxFuture<'static, Result<Arc<dyn DynSource>, SourceErr
 struct Inner {
     name: String,
     build: Box<Build>,
-    /// Once it was built. Locked while it is.
-    primary: tokio::sync::Mutex<Option<Arc<dyn DynSource>>>,
     fallback: Arc<dyn DynSource>,
     state: Mutex<State>,
 }
 
 struct State {
+    /// Once it was built.
+    primary: Option<Arc<dyn DynSource>>,
     in_force: InForce,
-    /// Since when issuing fails, while a login of the primary is in use.
-    failing: Option<Time>,
+    attempt: Option<Attempt>,
+    /// When the first and the last request to issue were sent that failed, while a login of the
+    /// primary is in use.
+    failing: Option<(Time, Time)>,
     patience: Duration,
     /// All other leases are the primary's.
     of_fallback: HashSet<String>,
-    /// A login of the primary that came while the fallback was in force, and when it was asked for.
+    /// What the primary issued last, until somebody takes it, and when it was asked for.
     ready: Option<(Issued, Time)>,
+    /// What nobody takes any more, until it is given back.
+    unused: Vec<(Issued, Time)>,
     closed: bool,
+    /// What a primary that was made too late could not give back.
+    left: Vec<String>,
+}
+
+impl State {
+    fn under_way(&self) -> Option<Attempt> {
+        // One that panicked is over.
+        self.attempt.clone().filter(|attempt| attempt.outcome.has_changed().is_ok())
+    }
+}
+
+/// A request to the primary that is under way.
+#[derive(Clone)]
+struct Attempt {
+    sent: Time,
+    /// What came of it; a login is in `ready`. Closed without, it panicked.
+    outcome: watch::Receiver<Option<Result<(), SourceError>>>,
+}
+
+impl Attempt {
+    async fn ended(mut self) -> Result<(), SourceError> {
+        match self.outcome.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(outcome)) => outcome.clone(),
+            Ok(None) | Err(_) => Err(SourceError::new(
+                ErrorKind::Other,
+                "the source panicked in issue; see the panic message on stderr",
+            )),
+        }
+    }
 }
 
 impl Chain {
@@ -130,15 +176,18 @@ impl Chain {
         fallback: Arc<dyn DynSource>,
     ) -> Self {
         let state = State {
+            primary,
             in_force: InForce::Neither,
+            attempt: None,
             failing: None,
             patience: PATIENCE,
             of_fallback: HashSet::new(),
             ready: None,
+            unused: Vec::new(),
             closed: false,
+            left: Vec::new(),
         };
-        let primary = tokio::sync::Mutex::new(primary);
-        let inner = Inner { name, build, primary, fallback, state: Mutex::new(state) };
+        let inner = Inner { name, build, fallback, state: Mutex::new(state) };
         Self { inner: Arc::new(inner), even_if_refused: false, clock: Clock::system() }
     }
 
@@ -166,53 +215,161 @@ impl Chain {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn primary(&self) -> Result<Arc<dyn DynSource>, SourceError> {
-        let mut primary = self.inner.primary.lock().await;
-        if let Some(primary) = &*primary {
-            return Ok(primary.clone());
+    /// The source that a lease has to be taken to, and whether that is the primary.
+    fn maker(&self, lease: &Lease) -> Result<(Arc<dyn DynSource>, bool), SourceError> {
+        let state = self.state();
+        if lease.id.as_ref().is_some_and(|id| state.of_fallback.contains(id)) {
+            return Ok((self.inner.fallback.clone(), false));
         }
-        let built = (self.inner.build)().await?;
-        Ok(primary.insert(built).clone())
+        let primary = state.primary.clone().map(|primary| (primary, true));
+        let stranger = || format!("this lease is not one of {}", self.inner.name);
+        primary.ok_or_else(|| SourceError::new(ErrorKind::Other, stranger()))
     }
 
-    /// The source that a lease has to be taken to.
-    async fn maker(&self, lease: &Lease) -> Result<Arc<dyn DynSource>, SourceError> {
-        let of_fallback = lease.id.as_ref().is_some_and(|id| self.state().of_fallback.contains(id));
-        if of_fallback { Ok(self.inner.fallback.clone()) } else { self.primary().await }
-    }
-
-    /// A login of the primary that came in the background, if it is good for some time yet.
-    async fn ready(&self) -> Option<Issued> {
-        let (mut issued, sent) = self.state().ready.take()?;
-        let Some(ttl) = issued.lease.ttl else {
-            return Some(issued);
-        };
-        // Its time has to be counted from when it was asked for.
-        let left = ttl.saturating_sub(self.clock.now() - sent);
-        if left >= ttl / 2 {
-            issued.lease.ttl = Some(left);
-            return Some(issued);
+    /// Asks the primary, unless that is under way. Not cut off with us: a request to mint never is.
+    fn attempt(&self) -> Result<Attempt, SourceError> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(closed());
         }
-        self.give_back(&issued).await;
-        None
-    }
-
-    async fn give_back(&self, issued: &Issued) {
-        if issued.lease.id.is_none() {
-            return;
+        if let Some(attempt) = state.under_way() {
+            return Ok(attempt);
         }
-        let revoked = match self.primary().await {
-            Ok(primary) => primary.revoke(&issued.lease, RevokeMode::Sync).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = revoked {
-            let user = issued.credential.username();
-            warn!(target: "leasehold", "unused credential {user} not revoked: {error}");
-        }
+        let (tell, outcome) = watch::channel(None);
+        let sent = self.clock.now();
+        let attempt = Attempt { sent, outcome };
+        state.attempt = Some(attempt.clone());
+        let chain = self.clone();
+        tokio::spawn(async move {
+            let asked = chain.ask_primary().await;
+            let issued = asked.is_ok();
+            tell.send_replace(Some(chain.answered(asked, sent)));
+            if issued {
+                chain.tidy().await;
+            }
+        });
+        Ok(attempt)
     }
 
     async fn ask_primary(&self) -> Result<Issued, SourceError> {
-        self.primary().await?.issue().await
+        let primary = self.state().primary.clone();
+        if let Some(primary) = primary {
+            return primary.issue().await;
+        }
+        let built = (self.inner.build)().await?;
+        let in_time = {
+            let mut state = self.state();
+            if !state.closed {
+                state.primary = Some(built.clone());
+            }
+            !state.closed
+        };
+        if in_time {
+            return built.issue().await;
+        }
+        // Nobody else knows of it, and maybe nobody waits for what is left.
+        let left = built.close().await;
+        for line in &left {
+            warn!(target: "leasehold", "{line}");
+        }
+        self.state().left.extend(left);
+        Err(closed())
+    }
+
+    fn answered(&self, asked: Result<Issued, SourceError>, sent: Time) -> Result<(), SourceError> {
+        let mut state = self.state();
+        state.attempt = None;
+        let unused = match (asked, state.closed) {
+            (Ok(issued), false) => state.ready.replace((issued, sent)),
+            (Ok(issued), true) => Some((issued, sent)),
+            (Err(error), _) => {
+                debug!(target: "leasehold", "{} fails: {error}", self.inner.name);
+                return Err(error);
+            }
+        };
+        state.unused.extend(unused);
+        Ok(())
+    }
+
+    /// A login of the primary, or why there is none and when it was asked for.
+    async fn primary_login(&self) -> Result<Issued, (SourceError, Time)> {
+        let asked = self.clock.now();
+        loop {
+            if let Some(issued) = self.ready(asked) {
+                return Ok(issued);
+            }
+            let attempt = self.attempt().map_err(|error| (error, asked))?;
+            let (sent, patience) = (attempt.sent, self.state().patience);
+            let left = patience.saturating_sub(self.clock.now() - sent);
+            match timeout(left, attempt.ended()).await {
+                // It is ready, unless somebody was faster.
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err((error, sent)),
+                Err(_) => {
+                    let message = format!("no answer from {} in {patience:.1?}", self.inner.name);
+                    return Err((SourceError::new(ErrorKind::Timeout, message), sent));
+                }
+            }
+        }
+    }
+
+    /// What the primary issued, if it is good for some time yet. Who asked counts its time from
+    /// `asked`, while it has to be counted from when the primary was.
+    fn ready(&self, asked: Time) -> Option<Issued> {
+        let mut state = self.state();
+        let (mut issued, sent) = state.ready.take()?;
+        if let Some(ttl) = issued.lease.ttl {
+            let left = ttl.saturating_sub(asked - sent);
+            if left < ttl / 2 {
+                state.unused.push((issued, sent));
+                return None;
+            }
+            issued.lease.ttl = Some(left);
+        }
+        Some(issued)
+    }
+
+    /// Gives back what nobody took. What can't be given back is said, and tried again next time.
+    async fn tidy(&self) -> Vec<String> {
+        let unused: Vec<_> = {
+            let mut state = self.state();
+            let now = self.clock.now();
+            let over = |ttl: Option<Duration>, sent| ttl.is_some_and(|ttl| now - sent >= ttl);
+            state.unused.retain(|(i, sent)| i.lease.id.is_some() && !over(i.lease.ttl, *sent));
+            let each = state.unused.iter();
+            each.map(|(i, _)| (i.lease.clone(), i.credential.username().to_owned())).collect()
+        };
+        let mut left = Vec::new();
+        for (lease, user) in unused {
+            let late = || Err(SourceError::new(ErrorKind::Timeout, "no answer in time"));
+            match timeout(LAST_WAIT, self.give_back(&lease)).await.unwrap_or_else(|_| late()) {
+                Ok(()) => self.state().unused.retain(|(issued, _)| issued.lease.id != lease.id),
+                Err(error) => {
+                    warn!(target: "leasehold", "unused credential {user} not revoked: {error}");
+                    left.push(format!("unused credential {user}: {error}; it ends by its TTL"));
+                }
+            }
+        }
+        left
+    }
+
+    async fn give_back(&self, lease: &Lease) -> Result<(), SourceError> {
+        let (primary, _) = self.maker(lease)?;
+        let mut tries = 1;
+        loop {
+            match primary.revoke(lease, RevokeMode::Sync).await {
+                Err(error) if error.is_transient() && tries < REVOKE_TRIES => {
+                    tokio::time::sleep(REVOKE_PACE * tries).await;
+                    tries += 1;
+                }
+                // Renewing is allowed more often than revoking, and can cut a lease short as well.
+                Err(error) if error.kind() == ErrorKind::Denied => {
+                    let second = Duration::from_secs(1);
+                    return primary.renew(lease, second).await.map(|_| ()).map_err(|_| error);
+                }
+                done => return done,
+            }
+        }
     }
 
     fn on_primary(&self, issued: &Issued) {
@@ -243,63 +400,62 @@ impl Chain {
         }
     }
 
-    fn may_fall_back(&self, error: &SourceError) -> bool {
+    fn may_fall_back(&self, error: &SourceError, sent: Time) -> bool {
         if !(error.is_transient() || self.even_if_refused) {
             return false;
         }
-        let now = self.clock.now();
         let mut state = self.state();
+        if state.closed {
+            return false;
+        }
         if state.in_force != InForce::Primary {
             return true;
         }
-        let since = *state.failing.get_or_insert(now);
-        now - since >= state.patience
+        let before = state.failing.filter(|(_, last)| sent - *last <= APART);
+        let since = before.map_or(sent, |(first, _)| first);
+        state.failing = Some((since, sent));
+        self.clock.now() - since >= state.patience
     }
 
-    /// Tries the primary in the background until it has issued a login, which is then ready.
+    /// Waits for a login of the primary that nobody takes. While the fallback is in force the
+    /// primary is asked until there is one.
     async fn primary_back(&self) {
         let (mut pause, most) = RETRY;
-        while self.state().ready.is_none() {
+        loop {
+            let under_way = self.state().under_way();
+            if let Some(attempt) = under_way {
+                // Failures are told by the task.
+                let _ = attempt.ended().await;
+            }
+            if self.state().ready.is_some() {
+                return;
+            }
+            if self.in_force() != InForce::Fallback {
+                return std::future::pending().await;
+            }
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             pause = most.min(pause * 2);
-            let chain = self.clone();
-            // Not cut off with us: a request to mint never is.
-            let attempt = tokio::spawn(async move { chain.try_primary().await });
-            let _ = attempt.await;
-        }
-    }
-
-    async fn try_primary(&self) {
-        let sent = self.clock.now();
-        match self.ask_primary().await {
-            Ok(issued) => {
-                let unwanted = {
-                    let mut state = self.state();
-                    let wanted = !state.closed && state.in_force == InForce::Fallback;
-                    if wanted { state.ready.replace((issued, sent)) } else { Some((issued, sent)) }
-                };
-                if let Some((issued, _)) = unwanted {
-                    self.give_back(&issued).await;
-                }
+            if self.attempt().is_err() {
+                // Closed.
+                return std::future::pending().await;
             }
-            Err(error) => debug!(target: "leasehold", "{} still fails: {error}", self.inner.name),
         }
     }
 }
 
+fn closed() -> SourceError {
+    SourceError::new(ErrorKind::Other, "the chain is closed")
+}
+
 impl CredentialSource for Chain {
     async fn issue(&self) -> Result<Issued, SourceError> {
-        let first = match self.ready().await {
-            Some(issued) => Ok(issued),
-            None => self.ask_primary().await,
-        };
-        let error = match first {
+        let error = match self.primary_login().await {
             Ok(issued) => {
                 self.on_primary(&issued);
                 return Ok(issued);
             }
-            Err(error) if self.may_fall_back(&error) => error,
-            Err(error) => return Err(error),
+            Err((error, sent)) if self.may_fall_back(&error, sent) => error,
+            Err((error, _)) => return Err(error),
         };
         match self.inner.fallback.issue().await {
             Ok(issued) => {
@@ -318,11 +474,16 @@ impl CredentialSource for Chain {
     }
 
     async fn renew(&self, lease: &Lease, increment: Duration) -> Result<Duration, SourceError> {
-        self.maker(lease).await?.renew(lease, increment).await
+        let (maker, is_primary) = self.maker(lease)?;
+        let granted = maker.renew(lease, increment).await?;
+        if is_primary {
+            self.state().failing = None;
+        }
+        Ok(granted)
     }
 
     async fn revoke(&self, lease: &Lease, mode: RevokeMode) -> Result<(), SourceError> {
-        self.maker(lease).await?.revoke(lease, mode).await?;
+        self.maker(lease)?.0.revoke(lease, mode).await?;
         if let Some(id) = &lease.id {
             self.state().of_fallback.remove(id);
         }
@@ -330,31 +491,51 @@ impl CredentialSource for Chain {
     }
 
     async fn changed(&self) {
-        match self.in_force() {
-            InForce::Neither => std::future::pending().await,
-            InForce::Primary => match self.primary().await {
-                Ok(primary) => primary.changed().await,
-                Err(_) => std::future::pending().await,
-            },
-            InForce::Fallback => tokio::select! {
-                () = self.inner.fallback.changed() => {}
-                () = self.primary_back() => {}
-            },
+        let (in_force, primary) = {
+            let state = self.state();
+            (state.in_force, state.primary.clone())
+        };
+        let news = async {
+            match (in_force, primary) {
+                (InForce::Primary, Some(primary)) => primary.changed().await,
+                (InForce::Fallback, _) => self.inner.fallback.changed().await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = news => {}
+            () = self.primary_back() => {}
         }
     }
 
     async fn close(&self) -> Vec<String> {
-        let ready = {
+        let under_way = {
             let mut state = self.state();
             state.closed = true;
-            state.ready.take()
+            let ready = state.ready.take();
+            state.unused.extend(ready);
+            state.under_way()
         };
-        if let Some((issued, _)) = ready {
-            self.give_back(&issued).await;
+        let mut left = Vec::new();
+        if let Some(attempt) = under_way
+            && timeout(LAST_WAIT, attempt.ended()).await.is_err()
+        {
+            left.push(format!(
+                "a request to {} was not answered; a late credential is given back if this \
+                 process still runs",
+                self.inner.name
+            ));
         }
-        let mut left = self.inner.fallback.close().await;
-        // Waits for one that is being made: it has to be closed too.
-        if let Some(primary) = &*self.inner.primary.lock().await {
+        left.extend(self.tidy().await);
+        // What keeps a token alive goes before the source is asked to give it back.
+        let primary = {
+            let mut state = self.state();
+            state.unused.clear();
+            left.append(&mut state.left);
+            state.primary.clone()
+        };
+        left.extend(self.inner.fallback.close().await);
+        if let Some(primary) = primary {
             left.extend(primary.close().await);
         }
         left
