@@ -244,7 +244,7 @@ async fn i9_a_close_that_can_not_revoke_reports_when_the_token_ends() {
     stack.kill_vault().await.expect("kill");
     let began = std::time::Instant::now();
     let left = session.close().await;
-    assert!(began.elapsed() < 5 * S, "bounded");
+    assert!(began.elapsed() < 60 * S, "bounded");
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(left[0].contains("can't be reached") && left[0].contains("ends in"), "{left:?}");
 }

@@ -6,7 +6,7 @@ use deadpool_postgres::Object;
 use leasehold::Event;
 use tokio_postgres::NoTls;
 
-use crate::kit::{Events, Kit, Revoked, borrow, eventually, fill, touch, who};
+use crate::kit::{Events, Kit, LIMIT, Revoked, borrow, eventually, fill, touch, who};
 use crate::proxy::Proxy;
 
 const GRACE: Duration = Duration::from_secs(15);
@@ -75,19 +75,30 @@ async fn i2_during_the_roll_borrowers_keep_what_they_find() {
     let pool = kit.pool_at(&provider, 2, proxy.port()).await;
     fill(&pool, 2).await;
     let mut events = Events::of(&provider);
-    // Far longer than what anything else here takes.
-    let connect = Duration::from_millis(300);
-    proxy.delay(connect);
+    // The first spare takes so long that the roll has begun when borrowers look, and from the swap
+    // on no other gets through: whoever dials waits for it.
+    proxy.delay(Duration::from_millis(300));
     rotator.rotate();
-    let mut slowest = Duration::ZERO;
-    let over = |e: &Event| matches!(e, Event::Revoked { .. });
-    while events.within(Duration::from_millis(5), over).await.is_none() {
-        let begun = std::time::Instant::now();
-        let client = pool.get().await.unwrap();
-        slowest = slowest.max(begun.elapsed());
-        touch(&client).await.unwrap();
+    events.wait("a swap", |e| matches!(e, Event::Swapped { .. })).await;
+    (0..1000).for_each(|_| proxy.hold_next());
+    let mut served = 0;
+    {
+        let ended = events.roll_ended();
+        tokio::pin!(ended);
+        loop {
+            tokio::select! {
+                biased;
+                client = pool.get() => {
+                    touch(&client.unwrap()).await.unwrap();
+                    served += 1;
+                }
+                () = &mut ended => break,
+            }
+        }
     }
-    assert!(slowest < connect, "a borrower waited {slowest:?}: it paid for a connect");
+    proxy.release();
+    assert!(served > 0, "a borrower dialled in the roll");
+    events.revoked().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -233,18 +244,17 @@ async fn two_pools_on_one_login_shut_down_without_waiting_for_each_other() {
     let (one, two) = (kit.pool(&provider, 2).await, kit.pool(&provider, 2).await);
     fill(&one, 2).await;
     let client = two.get().await.unwrap();
-    let begun = std::time::Instant::now();
     let report = {
-        let ending = rotator.shutdown(Duration::from_secs(10));
+        // It ends with the last connection, not with its deadline.
+        let ending = tokio::time::timeout(LIMIT, rotator.shutdown(2 * LIMIT));
         let returning = async {
             eventually("closed", async || one.is_closed()).await;
             touch(&client).await.unwrap();
             drop(client);
         };
-        tokio::join!(ending, returning).0
+        tokio::join!(ending, returning).0.unwrap()
     };
     assert!(report.is_clean(), "{report}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(kit.source.revoked().len(), 1);
     assert_eq!(kit.source.revoked()[0].sessions, 0);
     assert!(one.get().await.is_err());
@@ -264,12 +274,18 @@ async fn taken_clients_do_not_slow_down_the_pool() {
     let mut events = Events::of(&provider);
     rotator.rotate();
     events.roll_ended().await;
-    // They are known by now: nobody waits for their sockets to close.
-    let begun = std::time::Instant::now();
-    for client in borrow(&pool, 2).await {
-        touch(&client).await.unwrap();
+    // They are known by now: nobody waits for their sockets to close. Were it waited for, each
+    // connect would take 200 ms at least, on the fastest machine.
+    let mut fastest = Duration::MAX;
+    for _ in 0..20 {
+        let begun = std::time::Instant::now();
+        for client in borrow(&pool, 2).await {
+            touch(&client).await.unwrap();
+            drop(Object::take(client));
+        }
+        fastest = fastest.min(begun.elapsed());
     }
-    assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+    assert!(fastest < Duration::from_millis(200), "{fastest:?}");
     drop(taken);
     events.revoked().await;
 }
