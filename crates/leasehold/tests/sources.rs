@@ -199,6 +199,26 @@ async fn a_login_that_is_wrong_for_good_is_not_read_in_a_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i6_a_role_that_was_dropped_and_made_again_as_it_was_is_proven_and_used_again() {
+    let store = Store::new(false, false);
+    let rotator = start(store.clone()).await;
+    let provider = rotator.provider();
+    let pool = FakePool::attach(&provider);
+    let mut events = provider.events();
+    pool.proof(Proof::Rejected("28000".to_owned()));
+    provider.report(1, Observation::SessionRevoked);
+    eventually("it is tried", || pool.proofs() > 1).await;
+    assert_eq!(provider.current().number(), 1, "I5");
+    pool.proof(None);
+    assert_eq!(swapped(&mut events).await, (2, Reason::SessionRevoked));
+    assert!(provider.health().is_ready() && !provider.current().is_dead());
+    assert_eq!(password(&rotator), "pw-1");
+    let before = store.reads();
+    tokio::time::sleep(s(3600)).await;
+    assert_eq!((store.reads(), provider.current().number()), (before, 2), "and that is the end");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_password_that_changes_between_read_and_proof_is_read_again() {
     let store = Store::new(true, false);
     let rotator = start(store.clone()).await;

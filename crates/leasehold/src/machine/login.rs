@@ -19,7 +19,8 @@ pub(crate) struct Minted {
     /// Has a lease that can be revoked.
     pub(crate) revocable: bool,
     pub(crate) parent: Option<ParentState>,
-    /// It is the current login itself, come again without a lease of its own.
+    /// It is the current login itself, not known to be dead, come again without a lease of its
+    /// own.
     pub(crate) unchanged: bool,
 }
 

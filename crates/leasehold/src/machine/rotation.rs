@@ -344,7 +344,7 @@ impl Machine {
         self.out.push(Action::Merge { login: login.id, current: current.id });
         current.take_over(login);
         self.expired_told &= current.over(now);
-        let due = current.dead || current.rotate_at().is_some_and(|(at, _)| at <= now);
+        let due = current.rotate_at().is_some_and(|(at, _)| at <= now);
         rotation.rereads += 1;
         rotation.free = false;
         // One that is refused is about to be replaced, or wrong. One that ends has to be.

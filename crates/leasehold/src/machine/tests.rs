@@ -174,7 +174,8 @@ impl World {
                     let username = format!("user-{attempt}");
                     // A source that reads comes by a login with no lease, often the same one.
                     let revocable = !self.reads;
-                    let current = !self.published.is_empty() && !self.machine.is_stopping();
+                    let current = (self.machine.current.as_ref())
+                        .is_some_and(|c| !c.dead && !self.machine.is_stopping());
                     let unchanged = self.reads && current && self.rng.bool();
                     let ttl = ttl.filter(|_| revocable || self.rng.bool());
                     let renewable = revocable;

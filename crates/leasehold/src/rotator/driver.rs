@@ -355,11 +355,12 @@ impl Driver {
 
     fn hold(&mut self, login: LoginId, issued: Issued) -> Minted {
         let Issued { credential, lease, parent } = issued;
-        // Compared here: the machine sees no password.
+        // Compared here: the machine sees no password. One that was seen dead has to prove itself
+        // as any other: its role may have been made again.
         let current = self.shared.as_ref().map(|shared| shared.current.load());
         let unchanged = current.is_some_and(|current| {
             let leaseless = lease.id.is_none() && current.lease().id.is_none();
-            leaseless && current.credential().is_same(&credential)
+            leaseless && !current.is_dead() && current.credential().is_same(&credential)
         });
         let minted = Minted {
             unchanged,
