@@ -22,7 +22,8 @@ pub(super) struct Rotation {
     /// The source itself says that there is something newer: needs no permit where no lease is
     /// made.
     news: bool,
-    /// The source has something newer than the candidate.
+    /// The source has something newer than the candidate. One on a lease stays good for all that,
+    /// and the news is followed after it.
     outdated: bool,
     failures: u32,
     /// How often the source had no other login than the current one.
@@ -104,8 +105,7 @@ impl Machine {
         }
         let at = Some(self.news_at).filter(|at| *at > now);
         if let Some(rotation) = &mut self.rotation {
-            // A login on a lease is not overtaken: it stays good.
-            rotation.outdated = rotation.candidate.as_ref().is_some_and(|c| !c.revocable);
+            rotation.outdated = rotation.candidate.is_some();
             if rotation.candidate.is_none() && self.mints.is_empty() {
                 rotation.news = true;
                 rotation.retry_at = at;
@@ -388,12 +388,7 @@ impl Machine {
         let Proofs { proven, rejected, unreachable } = proofs;
         let refused = proofs.refused();
         if rejected == 0 && unreachable == 0 {
-            let outdated = rotation.outdated;
-            self.publish(now, true);
-            if outdated {
-                self.on_changed(now);
-            }
-            return;
+            return self.publish(now, true);
         }
         if !candidate.revocable && (refused || rotation.outdated) {
             return self.read_again(now, refused);
@@ -517,7 +512,9 @@ impl Machine {
     }
 
     fn publish(&mut self, now: Time, proven: bool) {
-        let Some(Rotation { reason, candidate: Some(mut login), .. }) = self.rotation.take() else {
+        let Some(Rotation { reason, outdated, candidate: Some(mut login), .. }) =
+            self.rotation.take()
+        else {
             return;
         };
         self.swaps += 1;
@@ -543,6 +540,9 @@ impl Machine {
         self.swapped_at = now;
         if let Some(old) = self.current.replace(login) {
             self.begin_drain(now, old, reason);
+        }
+        if outdated {
+            self.on_changed(now);
         }
     }
 

@@ -406,3 +406,60 @@ fn i7_a_start_whose_answers_are_lost_draws_permits() {
     // One that is free, a burst of two, and one each 30 s.
     assert!((3..=23).contains(&issued), "{issued} in 10 minutes");
 }
+
+fn minted(username: &str, revocable: bool) -> Minted {
+    Minted {
+        username: username.to_owned(),
+        ttl: revocable.then_some(Duration::from_secs(600)),
+        renewable: revocable,
+        revocable,
+        parent: None,
+        unchanged: false,
+    }
+}
+
+/// A machine with one login, at its first instant.
+fn in_service(first: Minted) -> (Machine, Time) {
+    let start = Time::from_start(Duration::from_secs(1));
+    let mut machine = Machine::new(Policy::default(), start, 1);
+    machine.handle(start, Input::Tick);
+    machine.handle(start, Input::Issued { attempt: 1, sent: start, result: Ok(first) });
+    machine.handle(start, Input::Proved { login: 1, proofs: Proofs::default() });
+    assert_eq!(machine.swaps, 1);
+    (machine, start)
+}
+
+fn asked(actions: &[Action]) -> Option<u64> {
+    actions.iter().find_map(|a| match a {
+        Action::Issue { attempt } => Some(*attempt),
+        _ => None,
+    })
+}
+
+/// Ticks until the source is asked.
+fn asked_in_the_end(machine: &mut Machine, mut now: Time) -> u64 {
+    loop {
+        if let Some(attempt) = asked(&machine.handle(now, Input::Tick)) {
+            return attempt;
+        }
+        now = machine.next_deadline().expect("something is due").max(now);
+    }
+}
+
+#[test]
+fn news_that_comes_while_a_leased_login_is_proven_is_followed_after_it() {
+    for proven in [true, false] {
+        let (mut machine, now) = in_service(minted("first", true));
+        let attempt = asked(&machine.handle(now, Input::Rotate)).expect("a permit is left");
+        let result = Ok(minted("second", true));
+        machine.handle(now, Input::Issued { attempt, sent: now, result });
+        machine.handle(now, Input::Changed);
+        let unreachable = usize::from(!proven);
+        let proofs = Proofs { proven: 1, rejected: 0, unreachable };
+        machine.handle(now, Input::Proved { login: attempt, proofs });
+        assert_eq!(machine.swaps, 2, "a login on a lease is not overtaken: it stays good");
+        let rotation = machine.rotation.as_ref().expect("the news is not lost");
+        assert_eq!(rotation.reason, Reason::SourceChanged);
+        asked_in_the_end(&mut machine, now);
+    }
+}
