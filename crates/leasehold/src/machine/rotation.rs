@@ -287,15 +287,22 @@ impl Machine {
             self.emit(Event::Issued { username: minted.username.clone(), ttl });
         }
         let login = Login::new(id, sent, minted, terms);
-        let wanted = self.stopping.is_none()
-            && self.rotation.as_ref().is_some_and(|r| r.candidate.is_none());
-        if !wanted {
+        let vacant = self.rotation.as_ref().is_some_and(|r| r.candidate.is_none());
+        let newer = !vacant && !unchanged && self.overtakes(&login);
+        if self.stopping.is_some() || !(vacant || newer) {
             // A late answer whose place is taken. It must not be left to its TTL.
             self.retire(login);
             return;
         }
         if unchanged {
             return self.on_unchanged(now, login);
+        }
+        if newer {
+            let begun = || Rotation::new(Reason::SourceChanged, false);
+            let rotation = self.rotation.get_or_insert_with(begun);
+            if let Some(overtaken) = rotation.candidate.take() {
+                self.retire(overtaken);
+            }
         }
         if let (true, Some(ttl), None) = (terms.clipped, ttl, &self.current) {
             let leeway = self.policy.asked_leeway(ttl);
@@ -331,6 +338,14 @@ impl Machine {
                 terms.grace
             ));
         }
+    }
+
+    /// The answer of the later of two requests. Without a lease it may bring a newer login than
+    /// the other did, and the source, which has shown it, does not tell of it again.
+    fn overtakes(&self, login: &Login) -> bool {
+        let candidate = self.rotation.as_ref().and_then(|r| r.candidate.as_ref());
+        let place = candidate.or(self.current.as_ref());
+        place.is_some_and(|p| !p.revocable && !login.revocable && p.issued < login.issued)
     }
 
     /// The source has no other login than the current one. Nothing would change for a pool, so

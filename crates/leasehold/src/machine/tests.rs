@@ -463,3 +463,51 @@ fn news_that_comes_while_a_leased_login_is_proven_is_followed_after_it() {
         asked_in_the_end(&mut machine, now);
     }
 }
+
+/// The first read hangs, the second is sent, and the login changes in between: the source has
+/// shown the new one and will not say again that there is news.
+#[test]
+fn a_newer_login_in_a_late_answer_is_used() {
+    let issued = |attempt, sent, minted| Input::Issued { attempt, sent, result: Ok(minted) };
+    let proved = |login| Input::Proved { login, proofs: Proofs::default() };
+    for (revocable, first, swaps) in [
+        (false, "unchanged", 2),
+        (false, "published", 3),
+        (false, "a candidate", 2),
+        // A lease that comes late is given back, and takes nobody's place.
+        (true, "published", 2),
+        (true, "a candidate", 2),
+    ] {
+        let (mut machine, start) = in_service(minted("app", revocable));
+        let a = asked(&machine.handle(start, Input::Rotate)).expect("a permit is left");
+        let now = start + Duration::from_secs(20);
+        let b = asked(&machine.handle(now, Input::Tick)).expect("the first one hangs");
+        let answer = Minted { unchanged: first == "unchanged", ..minted("app", revocable) };
+        machine.handle(now, issued(a, start, answer));
+        if first == "published" {
+            machine.handle(now, proved(a));
+        }
+        let actions = machine.handle(now, issued(b, now, minted("app", revocable)));
+        let proves =
+            actions.iter().any(|a| matches!(a, Action::Prove { login, .. } if *login == b));
+        assert_eq!(proves, !revocable, "{first}");
+        machine.handle(now, proved(a));
+        machine.handle(now, proved(b));
+        assert_eq!(machine.swaps, swaps, "{first}");
+        assert!(machine.rotation.is_none(), "{first}: nothing is asked again");
+    }
+}
+
+#[test]
+fn an_older_login_in_a_late_answer_is_not_used() {
+    let (mut machine, start) = in_service(minted("app", false));
+    let a = asked(&machine.handle(start, Input::Rotate)).expect("a permit is left");
+    let now = start + Duration::from_secs(20);
+    let b = asked(&machine.handle(now, Input::Tick)).expect("the first one hangs");
+    for (attempt, sent) in [(b, now), (a, start)] {
+        machine.handle(now, Input::Issued { attempt, sent, result: Ok(minted("app", false)) });
+    }
+    machine.handle(now, Input::Proved { login: b, proofs: Proofs::default() });
+    assert!(machine.swaps == 2 && machine.rotation.is_none());
+    assert_eq!(machine.current.map(|current| current.id), Some(b));
+}
