@@ -179,6 +179,19 @@ async fn a_refused_login_without_a_lease_is_read_again_until_the_new_one_is_ther
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_login_that_was_refused_for_a_moment_is_read_again_when_it_is_refused_anew() {
+    let store = Store::new(false, false);
+    let rotator = start(store.clone()).await;
+    let provider = rotator.provider();
+    let mut events = provider.events();
+    provider.report(1, Observation::LoginRejected);
+    event(&mut events, |e| matches!(e, Event::Unchanged { .. }).then_some(())).await;
+    store.put("pw-2");
+    provider.report(1, Observation::LoginRejected);
+    assert_eq!(swapped(&mut events).await, (2, Reason::LoginRejected));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_that_is_wrong_for_good_is_not_read_in_a_loop() {
     let store = Store::new(true, false);
     let rotator = start(store.clone()).await;

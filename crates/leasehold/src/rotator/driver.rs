@@ -22,7 +22,7 @@ use crate::hook::{DrainOrder, DrainTerms, Proof};
 use crate::machine::{
     Action, Input, LoginId, Machine, Minted, Proofs, Remains, Revocation, SOFT_REVOKE, StartFailure,
 };
-use crate::provider::{Observed, Pools, Shared};
+use crate::provider::{Observation, Observed, Pools, Shared};
 use crate::source::{DynSource, ErrorKind, RevokeMode, SourceError};
 
 /// A start that was given up waits for its mint as long as the server may take.
@@ -302,7 +302,14 @@ impl Driver {
                     pool.close();
                 }
             }
-            Action::Emit(event) => self.news.push_back(event),
+            Action::Emit(event) => {
+                // It stays after all: should it be refused later, that is news.
+                if let (Event::Unchanged { generation, .. }, Some(shared)) = (&event, &self.shared)
+                {
+                    shared.hear_again(*generation, Observation::LoginRejected);
+                }
+                self.news.push_back(event);
+            }
             Action::StartFailed(failure) => {
                 if let Some(started) = self.started.take() {
                     // The caller may have given up; the shutdown below is the same either way.
