@@ -397,6 +397,25 @@ async fn once_gives_one_login_and_takes_it_back() {
     eventually("it is given back", || vault.minted() == 1 && vault.is_closed()).await;
     assert!(vault.live().is_empty());
 
+    // Given up on after it came, and before anybody looked.
+    let vault = Script::new(s(600), s(6000));
+    let mut never_looked = Box::pin(leasehold::once(vault.clone()));
+    let first = tokio::time::timeout(Duration::ZERO, &mut never_looked).await;
+    assert!(first.is_err());
+    eventually("it came", || vault.minted() == 1).await;
+    tokio::time::sleep(s(1)).await;
+    assert_eq!(vault.live().len(), 1);
+    drop(never_looked);
+    eventually("it is given back", || vault.is_closed()).await;
+    assert!(vault.live().is_empty());
+
+    // The farewell was given up on before it was begun.
+    let vault = Script::new(s(600), s(6000));
+    let login = leasehold::once(vault.clone()).await.unwrap();
+    drop(login.end());
+    eventually("it is given back", || vault.is_closed()).await;
+    assert!(vault.live().is_empty());
+
     // What can't be revoked is told.
     let vault = Script::new(s(600), s(6000));
     let login = leasehold::once(vault.clone()).await.unwrap();
