@@ -459,10 +459,20 @@ async fn i6_a_file_that_is_missing_or_half_written_changes_nothing() {
     let source = FileSource::new(&file);
     let e = source.issue().await.unwrap_err();
     assert!(e.is_transient() && e.to_string().contains("login.json"), "{e}");
+    // What can be no more than half of it yet is waited for as well, and what is wrong is not.
+    for (half, waits) in [("", true), ("{\"username\":\"app\",\"passw", true), ("{}", false)] {
+        folder.write("login.json", half);
+        let e = source.issue().await.unwrap_err();
+        assert_eq!(e.is_transient(), waits, "{half}: {e}");
+    }
+    folder.write("login.json", "\n");
+    let starting = tokio::spawn(start(source));
+    tokio::time::sleep(ms(300)).await;
+    assert!(!starting.is_finished());
     std::fs::write(&path, r#"{"username":"app","password":"pw-1"}"#).unwrap();
     std::fs::rename(&path, &late).unwrap();
 
-    let rotator = start(source).await;
+    let rotator = soon(starting).await.unwrap();
     let mut events = rotator.provider().events();
     for broken in ["", "{\"username\":\"app\",\"passw", "{}"] {
         folder.write("login.json", broken);

@@ -28,15 +28,19 @@ impl LoginForm {
     /// Errors name `place`, and never repeat what was read.
     ///
     /// # Errors
-    /// Malformed, saying what is wrong.
+    /// Malformed, saying what is wrong. Unreachable, which is worth another try, where it may be
+    /// that not all of it is written yet: nothing, or the beginning of a JSON object.
     pub fn parse(place: &str, text: &str) -> Result<Self, SourceError> {
         let text = text.trim_start_matches('\u{feff}').trim();
         if text.is_empty() {
-            return Err(bad(place, "is empty"));
+            return Err(SourceError::unreachable(format!("{place} is empty")));
         }
         if text.starts_with('{') {
             // The parser's own words could repeat a piece of the text.
-            return serde_json::from_str(text).map_err(|_| bad(place, "is no whole JSON object"));
+            return serde_json::from_str(text).map_err(|e| match e.is_eof() {
+                true => SourceError::unreachable(format!("{place} is no whole JSON object")),
+                false => bad(place, "is no JSON object of a login"),
+            });
         }
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         if scheme.is_some_and(|s| s.bytes().all(|b| b.is_ascii_alphanumeric())) {
