@@ -293,6 +293,33 @@ async fn an_iam_token_is_replaced_before_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cached_token_keeps_its_grace_to_the_end_and_is_replaced_before_it() {
+    // A client that gives away one token until 10 s before its end.
+    let begun = tokio::time::Instant::now();
+    let source = FnSource::new("cached token", move || {
+        let age = begun.elapsed();
+        let n = age.as_secs() / 890;
+        let left = s(890 * n + 900) - age;
+        let credential = Credential::new("app", format!("token-{n}"));
+        async move { Ok(Issued::new(credential, Lease::fixed(left))) }
+    });
+    let rotator = start(source).await;
+    let provider = rotator.provider();
+    let pool = FakePool::attach(&provider);
+    pool.hold();
+    let mut events = provider.events();
+    for n in 1..=4 {
+        assert_eq!(swapped(&mut events).await.0, n + 1);
+        let age = begun.elapsed();
+        assert!(age >= s(890 * n) && age < s(890 * n + 9), "before its end: {age:?}");
+        let health = provider.health();
+        let grace = health.draining.last().unwrap().deadline_in;
+        assert!(grace > s(29), "{grace:?}");
+    }
+    pool.let_go();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chain_falls_back_at_the_start_and_moves_back_by_itself() {
     let vault = Script::new(s(600), s(6000));
     vault.fail_issue(ErrorKind::Unreachable);

@@ -365,7 +365,9 @@ impl Machine {
         // One that is refused is about to be replaced, or wrong. One that ends has to be.
         let refused = reason == Reason::LoginRejected;
         if due || (refused && rotation.rereads < policy::REREADS) {
-            let cap = current.terms.transient_cap();
+            // Several times before it ends.
+            let left = current.effective_end().map_or(Duration::MAX, |end| now.until(end));
+            let cap = current.terms.transient_cap().min(policy::READ_EVERY.max(left / 4));
             let pause = policy::backoff(&mut self.rng, rotation.rereads, cap);
             rotation.retry_at = Some(now + pause);
             return;
