@@ -178,6 +178,7 @@ async fn dial(
 ) -> Result<PgConnection, sqlx::Error> {
     // A clone: the pool's own options are counted while somebody holds them.
     let base = PgConnectOptions::clone(&pool.connect_options());
+    dials.check(&base, generation)?;
     let options = dials
         .with_login(base, generation)
         .application_name(sql::CONTROL_APPLICATION)

@@ -46,6 +46,16 @@ impl Dials {
         self.with_login(base, generation)
     }
 
+    /// Whether options like `base` can have the login of `generation` where that is good.
+    pub(crate) fn check(
+        &self,
+        base: &PgConnectOptions,
+        generation: &Generation,
+    ) -> Result<(), sqlx::Error> {
+        let home = self.0.home.get_or_init(|| Home::of(base));
+        home.check(generation.credential().address())
+    }
+
     /// The options of `base` with the login of `generation`, and where that login is good.
     pub(crate) fn with_login(
         &self,

@@ -94,9 +94,11 @@ impl Hooks {
     /// The pool's callbacks must be these hooks, or call them; nothing can check that.
     ///
     /// # Errors
-    /// [`Error::Stopped`], [`Error::InUse`], [`Error::NoRuntime`].
+    /// [`Error::Stopped`], [`Error::InUse`], [`Error::NoRuntime`]; [`Error::Unreachable`] where the
+    /// pool is on a Unix socket and the login is good on another host.
     pub async fn attach(&self, pool: &PgPool) -> Result<(), Error> {
         let name = self.name(&pool.connect_options());
+        self.check(&name, &pool.connect_options())?;
         let managed = self.register(&name, |generation| {
             let managed = self.managed(name.clone(), pool.clone());
             managed.install(generation);
@@ -119,11 +121,18 @@ impl Hooks {
         base: PgConnectOptions,
     ) -> Result<Arc<Managed>, Error> {
         let name = self.name(&base);
+        self.check(&name, &base)?;
         self.register(&name, |generation| {
             let options = self.install(options);
             let pool = options.connect_lazy_with(self.0.shared.dials.begin_with(generation, base));
             self.managed(name.clone(), pool)
         })
+    }
+
+    /// Fails early; what comes with a swap meanwhile, its proof finds.
+    fn check(&self, name: &str, base: &PgConnectOptions) -> Result<(), Error> {
+        let Shared { dials, provider, .. } = &*self.0.shared;
+        dials.check(base, &provider.current()).map_err(|error| Error::connect(name, error))
     }
 
     fn register(

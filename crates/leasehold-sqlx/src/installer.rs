@@ -154,7 +154,8 @@ impl Installer {
     /// The pool is first proven at its first rotation.
     ///
     /// # Errors
-    /// [`Error::Stopped`], [`Error::NoRuntime`].
+    /// [`Error::Stopped`], [`Error::NoRuntime`]; [`Error::Unreachable`] where `base` is on a Unix
+    /// socket and the login is good on another host.
     pub fn connect_lazy(
         self,
         provider: &CredentialProvider,

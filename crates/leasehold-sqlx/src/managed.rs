@@ -88,6 +88,8 @@ impl Managed {
             Err(sqlx::Error::PoolTimedOut) => {
                 Proof::Unreachable(format!("no answer within {:?}", self.connect_timeout))
             }
+            // Not one for this pool.
+            Err(error @ sqlx::Error::Configuration(_)) => Proof::Rejected(error.to_string()),
             Err(error) => {
                 let text = error.to_string();
                 match Failure::of(&error) {

@@ -1,10 +1,13 @@
 //! One login, and no background task.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Time};
 use crate::credential::{Credential, Issued, Lease};
@@ -56,18 +59,22 @@ pub async fn once_by(source: impl CredentialSource, clock: Clock) -> Result<Once
     tokio::spawn(async move {
         let sent = clock.now();
         let result = match source.issue().await {
-            Ok(issued) => Ok(Once { held: Some(Held { source, issued, sent }), clock }),
+            Ok(issued) => {
+                let (held, runtime) = (Some(Held { source, issued, sent }), Handle::current());
+                Ok(Once { held, clock, runtime, claimed: false })
+            }
             Err(error) => {
                 source.close().await;
                 Err(error)
             }
         };
-        if let Err(Ok(unwanted)) = answer.send(result) {
-            unwanted.end().await;
-        }
+        // One that nobody wants any more gives itself back.
+        drop(answer.send(result));
     });
     let gone = |_| SourceError::new(ErrorKind::Other, "the source panicked, or the runtime ended");
-    outcome.await.map_err(gone)?
+    let mut once = outcome.await.map_err(gone)??;
+    once.claimed = true;
+    Ok(once)
 }
 
 /// One login, made by [`once`]. Give it back with [`end`](Self::end): dropping it leaves its lease
@@ -77,6 +84,10 @@ pub struct Once {
     /// `None` only once it was given back.
     held: Option<Held>,
     clock: Clock,
+    /// Where it is given back, wherever that is asked for.
+    runtime: Handle,
+    /// The caller has it. Before that, dropping it gives it back.
+    claimed: bool,
 }
 
 struct Held {
@@ -117,16 +128,23 @@ impl Once {
     /// now four times, and cuts the lease short where revoking is not allowed. Close your
     /// connections first: sessions of a role that was dropped are of no use any more.
     ///
-    /// Dropping the future does not stop it.
-    pub async fn end(mut self) -> ShutdownReport {
-        let Some(held) = self.held.take() else {
-            return ShutdownReport::default();
-        };
-        let clock = self.clock.clone();
-        tokio::spawn(give_back(held, clock)).await.unwrap_or_else(|_| {
-            let line = "the source panicked, or the runtime ended: the lease ends by its TTL";
-            ShutdownReport { remains: Vec::new(), source: vec![line.to_owned()] }
-        })
+    /// Begins at once, and dropping the future does not stop it.
+    pub fn end(mut self) -> impl Future<Output = ShutdownReport> + Send + use<> {
+        let ending = self.give_back();
+        async move {
+            let Some(ending) = ending else {
+                return ShutdownReport::default();
+            };
+            ending.await.unwrap_or_else(|_| {
+                let line = "the source panicked, or the runtime ended: the lease ends by its TTL";
+                ShutdownReport { remains: Vec::new(), source: vec![line.to_owned()] }
+            })
+        }
+    }
+
+    fn give_back(&mut self) -> Option<JoinHandle<ShutdownReport>> {
+        let held = self.held.take()?;
+        Some(self.runtime.spawn(give_back(held, self.clock.clone())))
     }
 }
 
@@ -171,6 +189,9 @@ async fn revoke(source: &dyn DynSource, lease: &Lease) -> Result<(), SourceError
 
 impl Drop for Once {
     fn drop(&mut self) {
+        if !self.claimed {
+            self.give_back();
+        }
         let Some(Held { issued, .. }) = &self.held else {
             return;
         };

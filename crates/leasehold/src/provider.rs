@@ -43,6 +43,19 @@ pub(crate) struct Shared {
     pub(crate) kept: Mutex<Vec<Parent>>,
 }
 
+impl Shared {
+    /// The next one who sees this of `generation` is heard, though it was told before.
+    pub(crate) fn hear_again(&self, generation: u64, what: Observation) {
+        // Only of that generation: of a newer one it may have been told meanwhile.
+        let _ = self.told[what as usize].compare_exchange(
+            generation,
+            0,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+    }
+}
+
 /// Pools under the swap lock: whoever holds it sees no swap.
 #[derive(Default)]
 pub(crate) struct Pools {
@@ -191,7 +204,7 @@ impl CredentialProvider {
             let observed = Observed { generation, what };
             if self.shared.observations.try_send(observed).is_err() {
                 // Full or closed: not told after all, so that the next one tries again.
-                let _ = told.compare_exchange(generation, 0, Ordering::AcqRel, Ordering::Relaxed);
+                self.shared.hear_again(generation, what);
             }
         }
     }
@@ -203,7 +216,7 @@ impl CredentialProvider {
         let mut status = self.shared.status.subscribe();
         let mut swapped = self.shared.swapped.subscribe();
         let seen = status.borrow_and_update().refresh.seen;
-        self.shared.told[Observation::LoginRejected as usize].store(0, Ordering::Release);
+        self.shared.hear_again(generation, Observation::LoginRejected);
         self.report(generation, Observation::LoginRejected);
         let wait = async {
             loop {

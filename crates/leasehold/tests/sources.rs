@@ -179,6 +179,19 @@ async fn a_refused_login_without_a_lease_is_read_again_until_the_new_one_is_ther
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_login_that_was_refused_for_a_moment_is_read_again_when_it_is_refused_anew() {
+    let store = Store::new(false, false);
+    let rotator = start(store.clone()).await;
+    let provider = rotator.provider();
+    let mut events = provider.events();
+    provider.report(1, Observation::LoginRejected);
+    event(&mut events, |e| matches!(e, Event::Unchanged { .. }).then_some(())).await;
+    store.put("pw-2");
+    provider.report(1, Observation::LoginRejected);
+    assert_eq!(swapped(&mut events).await, (2, Reason::LoginRejected));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_login_that_is_wrong_for_good_is_not_read_in_a_loop() {
     let store = Store::new(true, false);
     let rotator = start(store.clone()).await;
@@ -196,6 +209,26 @@ async fn a_login_that_is_wrong_for_good_is_not_read_in_a_loop() {
     let begun = tokio::time::Instant::now();
     swapped(&mut events).await;
     assert!(begun.elapsed() < s(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_a_role_that_was_dropped_and_made_again_as_it_was_is_proven_and_used_again() {
+    let store = Store::new(false, false);
+    let rotator = start(store.clone()).await;
+    let provider = rotator.provider();
+    let pool = FakePool::attach(&provider);
+    let mut events = provider.events();
+    pool.proof(Proof::Rejected("28000".to_owned()));
+    provider.report(1, Observation::SessionRevoked);
+    eventually("it is tried", || pool.proofs() > 1).await;
+    assert_eq!(provider.current().number(), 1, "I5");
+    pool.proof(None);
+    assert_eq!(swapped(&mut events).await, (2, Reason::SessionRevoked));
+    assert!(provider.health().is_ready() && !provider.current().is_dead());
+    assert_eq!(password(&rotator), "pw-1");
+    let before = store.reads();
+    tokio::time::sleep(s(3600)).await;
+    assert_eq!((store.reads(), provider.current().number()), (before, 2), "and that is the end");
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,6 +290,33 @@ async fn an_iam_token_is_replaced_before_it_ends() {
     let each = begun.elapsed() / 4;
     assert!(each > s(860) && each < s(870), "900 less a leeway of 36: {each:?}");
     assert_eq!(minted.load(Ordering::Relaxed), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cached_token_keeps_its_grace_to_the_end_and_is_replaced_before_it() {
+    // A client that gives away one token until 10 s before its end.
+    let begun = tokio::time::Instant::now();
+    let source = FnSource::new("cached token", move || {
+        let age = begun.elapsed();
+        let n = age.as_secs() / 890;
+        let left = s(890 * n + 900) - age;
+        let credential = Credential::new("app", format!("token-{n}"));
+        async move { Ok(Issued::new(credential, Lease::fixed(left))) }
+    });
+    let rotator = start(source).await;
+    let provider = rotator.provider();
+    let pool = FakePool::attach(&provider);
+    pool.hold();
+    let mut events = provider.events();
+    for n in 1..=4 {
+        assert_eq!(swapped(&mut events).await.0, n + 1);
+        let age = begun.elapsed();
+        assert!(age >= s(890 * n) && age < s(890 * n + 9), "before its end: {age:?}");
+        let health = provider.health();
+        let grace = health.draining.last().unwrap().deadline_in;
+        assert!(grace > s(29), "{grace:?}");
+    }
+    pool.let_go();
 }
 
 #[tokio::test(start_paused = true)]
@@ -364,6 +424,25 @@ async fn once_gives_one_login_and_takes_it_back() {
     eventually("it is given back", || vault.minted() == 1 && vault.is_closed()).await;
     assert!(vault.live().is_empty());
 
+    // Given up on after it came, and before anybody looked.
+    let vault = Script::new(s(600), s(6000));
+    let mut never_looked = Box::pin(leasehold::once(vault.clone()));
+    let first = tokio::time::timeout(Duration::ZERO, &mut never_looked).await;
+    assert!(first.is_err());
+    eventually("it came", || vault.minted() == 1).await;
+    tokio::time::sleep(s(1)).await;
+    assert_eq!(vault.live().len(), 1);
+    drop(never_looked);
+    eventually("it is given back", || vault.is_closed()).await;
+    assert!(vault.live().is_empty());
+
+    // The farewell was given up on before it was begun.
+    let vault = Script::new(s(600), s(6000));
+    let login = leasehold::once(vault.clone()).await.unwrap();
+    drop(login.end());
+    eventually("it is given back", || vault.is_closed()).await;
+    assert!(vault.live().is_empty());
+
     // What can't be revoked is told.
     let vault = Script::new(s(600), s(6000));
     let login = leasehold::once(vault.clone()).await.unwrap();
@@ -407,10 +486,20 @@ async fn i6_a_file_that_is_missing_or_half_written_changes_nothing() {
     let source = FileSource::new(&file);
     let e = source.issue().await.unwrap_err();
     assert!(e.is_transient() && e.to_string().contains("login.json"), "{e}");
+    // What can be no more than half of it yet is waited for as well, and what is wrong is not.
+    for (half, waits) in [("", true), ("{\"username\":\"app\",\"passw", true), ("{}", false)] {
+        folder.write("login.json", half);
+        let e = source.issue().await.unwrap_err();
+        assert_eq!(e.is_transient(), waits, "{half}: {e}");
+    }
+    folder.write("login.json", "\n");
+    let starting = tokio::spawn(start(source));
+    tokio::time::sleep(ms(300)).await;
+    assert!(!starting.is_finished());
     std::fs::write(&path, r#"{"username":"app","password":"pw-1"}"#).unwrap();
     std::fs::rename(&path, &late).unwrap();
 
-    let rotator = start(source).await;
+    let rotator = soon(starting).await.unwrap();
     let mut events = rotator.provider().events();
     for broken in ["", "{\"username\":\"app\",\"passw", "{}"] {
         folder.write("login.json", broken);

@@ -1,10 +1,15 @@
 //! Building a pool, and what can be wrong then.
 
+use std::error::Error as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use leasehold::{Address, Credential, Event, FnSource, Issued, Lease, Rotator};
 use leasehold_sqlx::{Error, Installer};
+use sqlx::postgres::PgConnectOptions;
 
-use crate::kit::{Kit, options, shut_down};
+use crate::kit::{Events, Kit, options, shut_down};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unreachable_postgres_is_said_in_time_and_by_name() {
@@ -52,6 +57,49 @@ async fn a_probe_that_fails_is_said_at_once() {
         .await;
     assert!(pool.is_ok());
     shut_down(&kit, &rotator).await;
+}
+
+/// sqlx can't take a socket back, and would log in there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_of_another_host_is_not_tried_on_the_pools_own_socket() {
+    let credential = Credential::new("app", "password");
+    let moved = Arc::new(AtomicBool::new(true));
+    let source = FnSource::new("moving", {
+        let moved = moved.clone();
+        move || {
+            let address = Address::new().host("db.internal");
+            let credential = match moved.load(Ordering::Relaxed) {
+                true => credential.clone().with_address(address),
+                false => credential.clone(),
+            };
+            async { Ok(Issued::new(credential, Lease::endless())) }
+        }
+    });
+    let rotator = Rotator::builder(source).start().await.unwrap();
+    let provider = rotator.provider();
+    let base = || PgConnectOptions::new_without_pgpass().socket("/nowhere");
+    let clear = |error: &str| error.contains("db.internal") && error.contains("/nowhere");
+    let error = leasehold_sqlx::connect_lazy(&provider, options(1), base()).unwrap_err();
+    let source = error.source().map(ToString::to_string).unwrap_or_default();
+    assert!(matches!(error, Error::Unreachable { .. }) && clear(&source), "{error:?}");
+
+    // One that says so later is refused.
+    moved.store(false, Ordering::Relaxed);
+    let mut events = Events::of(&provider);
+    rotator.rotate();
+    events.swapped().await;
+    let pool = leasehold_sqlx::connect_lazy(&provider, options(1), base()).unwrap();
+    moved.store(true, Ordering::Relaxed);
+    rotator.rotate();
+    let told = events
+        .next("a refused proof", |e| match e {
+            Event::ProofFailed { rejected: true, message, .. } => Some(message.clone()),
+            _ => None,
+        })
+        .await;
+    assert!(clear(&told), "{told}");
+    drop(pool);
+    rotator.shutdown(Duration::from_secs(1)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

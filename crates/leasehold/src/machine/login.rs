@@ -19,7 +19,8 @@ pub(crate) struct Minted {
     /// Has a lease that can be revoked.
     pub(crate) revocable: bool,
     pub(crate) parent: Option<ParentState>,
-    /// It is the current login itself, come again without a lease of its own.
+    /// It is the current login itself, not known to be dead, come again without a lease of its
+    /// own.
     pub(crate) unchanged: bool,
 }
 
@@ -77,9 +78,13 @@ impl Login {
         }
     }
 
-    /// The same login came again: its end is counted anew, the rest stays as it is.
+    /// The same login came again: its end is counted anew, the rest stays as it is. From a cache
+    /// it comes with what is left of its TTL, and the terms stay those of the whole.
     pub(crate) fn take_over(&mut self, other: Self) {
-        self.terms = other.terms;
+        let rest = self.terms.ttl.zip(other.terms.ttl).is_some_and(|(whole, left)| left < whole);
+        if !rest {
+            self.terms = other.terms;
+        }
         self.issued = other.issued;
         self.end = other.end;
         self.parent = other.parent;

@@ -22,7 +22,8 @@ pub(super) struct Rotation {
     /// The source itself says that there is something newer: needs no permit where no lease is
     /// made.
     news: bool,
-    /// The source has something newer than the candidate.
+    /// The source has something newer than the candidate. One on a lease stays good for all that,
+    /// and the news is followed after it.
     outdated: bool,
     failures: u32,
     /// How often the source had no other login than the current one.
@@ -104,8 +105,7 @@ impl Machine {
         }
         let at = Some(self.news_at).filter(|at| *at > now);
         if let Some(rotation) = &mut self.rotation {
-            // A login on a lease is not overtaken: it stays good.
-            rotation.outdated = rotation.candidate.as_ref().is_some_and(|c| !c.revocable);
+            rotation.outdated = rotation.candidate.is_some();
             if rotation.candidate.is_none() && self.mints.is_empty() {
                 rotation.news = true;
                 rotation.retry_at = at;
@@ -287,15 +287,22 @@ impl Machine {
             self.emit(Event::Issued { username: minted.username.clone(), ttl });
         }
         let login = Login::new(id, sent, minted, terms);
-        let wanted = self.stopping.is_none()
-            && self.rotation.as_ref().is_some_and(|r| r.candidate.is_none());
-        if !wanted {
+        let vacant = self.rotation.as_ref().is_some_and(|r| r.candidate.is_none());
+        let newer = !vacant && !unchanged && self.overtakes(&login);
+        if self.stopping.is_some() || !(vacant || newer) {
             // A late answer whose place is taken. It must not be left to its TTL.
             self.retire(login);
             return;
         }
         if unchanged {
             return self.on_unchanged(now, login);
+        }
+        if newer {
+            let begun = || Rotation::new(Reason::SourceChanged, false);
+            let rotation = self.rotation.get_or_insert_with(begun);
+            if let Some(overtaken) = rotation.candidate.take() {
+                self.retire(overtaken);
+            }
         }
         if let (true, Some(ttl), None) = (terms.clipped, ttl, &self.current) {
             let leeway = self.policy.asked_leeway(ttl);
@@ -333,6 +340,14 @@ impl Machine {
         }
     }
 
+    /// The answer of the later of two requests. Without a lease it may bring a newer login than
+    /// the other did, and the source, which has shown it, does not tell of it again.
+    fn overtakes(&self, login: &Login) -> bool {
+        let candidate = self.rotation.as_ref().and_then(|r| r.candidate.as_ref());
+        let place = candidate.or(self.current.as_ref());
+        place.is_some_and(|p| !p.revocable && !login.revocable && p.issued < login.issued)
+    }
+
     /// The source has no other login than the current one. Nothing would change for a pool, so
     /// nothing is swapped; only the login's time is counted anew.
     fn on_unchanged(&mut self, now: Time, login: Login) {
@@ -344,13 +359,15 @@ impl Machine {
         self.out.push(Action::Merge { login: login.id, current: current.id });
         current.take_over(login);
         self.expired_told &= current.over(now);
-        let due = current.dead || current.rotate_at().is_some_and(|(at, _)| at <= now);
+        let due = current.rotate_at().is_some_and(|(at, _)| at <= now);
         rotation.rereads += 1;
         rotation.free = false;
         // One that is refused is about to be replaced, or wrong. One that ends has to be.
         let refused = reason == Reason::LoginRejected;
         if due || (refused && rotation.rereads < policy::REREADS) {
-            let cap = current.terms.transient_cap();
+            // Several times before it ends.
+            let left = current.effective_end().map_or(Duration::MAX, |end| now.until(end));
+            let cap = current.terms.transient_cap().min(policy::READ_EVERY.max(left / 4));
             let pause = policy::backoff(&mut self.rng, rotation.rereads, cap);
             rotation.retry_at = Some(now + pause);
             return;
@@ -388,12 +405,7 @@ impl Machine {
         let Proofs { proven, rejected, unreachable } = proofs;
         let refused = proofs.refused();
         if rejected == 0 && unreachable == 0 {
-            let outdated = rotation.outdated;
-            self.publish(now, true);
-            if outdated {
-                self.on_changed(now);
-            }
-            return;
+            return self.publish(now, true);
         }
         if !candidate.revocable && (refused || rotation.outdated) {
             return self.read_again(now, refused);
@@ -517,7 +529,9 @@ impl Machine {
     }
 
     fn publish(&mut self, now: Time, proven: bool) {
-        let Some(Rotation { reason, candidate: Some(mut login), .. }) = self.rotation.take() else {
+        let Some(Rotation { reason, outdated, candidate: Some(mut login), .. }) =
+            self.rotation.take()
+        else {
             return;
         };
         self.swaps += 1;
@@ -543,6 +557,9 @@ impl Machine {
         self.swapped_at = now;
         if let Some(old) = self.current.replace(login) {
             self.begin_drain(now, old, reason);
+        }
+        if outdated {
+            self.on_changed(now);
         }
     }
 

@@ -174,7 +174,8 @@ impl World {
                     let username = format!("user-{attempt}");
                     // A source that reads comes by a login with no lease, often the same one.
                     let revocable = !self.reads;
-                    let current = !self.published.is_empty() && !self.machine.is_stopping();
+                    let current = (self.machine.current.as_ref())
+                        .is_some_and(|c| !c.dead && !self.machine.is_stopping());
                     let unchanged = self.reads && current && self.rng.bool();
                     let ttl = ttl.filter(|_| revocable || self.rng.bool());
                     let renewable = revocable;
@@ -404,4 +405,109 @@ fn i7_a_start_whose_answers_are_lost_draws_permits() {
     }
     // One that is free, a burst of two, and one each 30 s.
     assert!((3..=23).contains(&issued), "{issued} in 10 minutes");
+}
+
+fn minted(username: &str, revocable: bool) -> Minted {
+    Minted {
+        username: username.to_owned(),
+        ttl: revocable.then_some(Duration::from_secs(600)),
+        renewable: revocable,
+        revocable,
+        parent: None,
+        unchanged: false,
+    }
+}
+
+/// A machine with one login, at its first instant.
+fn in_service(first: Minted) -> (Machine, Time) {
+    let start = Time::from_start(Duration::from_secs(1));
+    let mut machine = Machine::new(Policy::default(), start, 1);
+    machine.handle(start, Input::Tick);
+    machine.handle(start, Input::Issued { attempt: 1, sent: start, result: Ok(first) });
+    machine.handle(start, Input::Proved { login: 1, proofs: Proofs::default() });
+    assert_eq!(machine.swaps, 1);
+    (machine, start)
+}
+
+fn asked(actions: &[Action]) -> Option<u64> {
+    actions.iter().find_map(|a| match a {
+        Action::Issue { attempt } => Some(*attempt),
+        _ => None,
+    })
+}
+
+/// Ticks until the source is asked.
+fn asked_in_the_end(machine: &mut Machine, mut now: Time) -> u64 {
+    loop {
+        if let Some(attempt) = asked(&machine.handle(now, Input::Tick)) {
+            return attempt;
+        }
+        now = machine.next_deadline().expect("something is due").max(now);
+    }
+}
+
+#[test]
+fn news_that_comes_while_a_leased_login_is_proven_is_followed_after_it() {
+    for proven in [true, false] {
+        let (mut machine, now) = in_service(minted("first", true));
+        let attempt = asked(&machine.handle(now, Input::Rotate)).expect("a permit is left");
+        let result = Ok(minted("second", true));
+        machine.handle(now, Input::Issued { attempt, sent: now, result });
+        machine.handle(now, Input::Changed);
+        let unreachable = usize::from(!proven);
+        let proofs = Proofs { proven: 1, rejected: 0, unreachable };
+        machine.handle(now, Input::Proved { login: attempt, proofs });
+        assert_eq!(machine.swaps, 2, "a login on a lease is not overtaken: it stays good");
+        let rotation = machine.rotation.as_ref().expect("the news is not lost");
+        assert_eq!(rotation.reason, Reason::SourceChanged);
+        asked_in_the_end(&mut machine, now);
+    }
+}
+
+/// The first read hangs, the second is sent, and the login changes in between: the source has
+/// shown the new one and will not say again that there is news.
+#[test]
+fn a_newer_login_in_a_late_answer_is_used() {
+    let issued = |attempt, sent, minted| Input::Issued { attempt, sent, result: Ok(minted) };
+    let proved = |login| Input::Proved { login, proofs: Proofs::default() };
+    for (revocable, first, swaps) in [
+        (false, "unchanged", 2),
+        (false, "published", 3),
+        (false, "a candidate", 2),
+        // A lease that comes late is given back, and takes nobody's place.
+        (true, "published", 2),
+        (true, "a candidate", 2),
+    ] {
+        let (mut machine, start) = in_service(minted("app", revocable));
+        let a = asked(&machine.handle(start, Input::Rotate)).expect("a permit is left");
+        let now = start + Duration::from_secs(20);
+        let b = asked(&machine.handle(now, Input::Tick)).expect("the first one hangs");
+        let answer = Minted { unchanged: first == "unchanged", ..minted("app", revocable) };
+        machine.handle(now, issued(a, start, answer));
+        if first == "published" {
+            machine.handle(now, proved(a));
+        }
+        let actions = machine.handle(now, issued(b, now, minted("app", revocable)));
+        let proves =
+            actions.iter().any(|a| matches!(a, Action::Prove { login, .. } if *login == b));
+        assert_eq!(proves, !revocable, "{first}");
+        machine.handle(now, proved(a));
+        machine.handle(now, proved(b));
+        assert_eq!(machine.swaps, swaps, "{first}");
+        assert!(machine.rotation.is_none(), "{first}: nothing is asked again");
+    }
+}
+
+#[test]
+fn an_older_login_in_a_late_answer_is_not_used() {
+    let (mut machine, start) = in_service(minted("app", false));
+    let a = asked(&machine.handle(start, Input::Rotate)).expect("a permit is left");
+    let now = start + Duration::from_secs(20);
+    let b = asked(&machine.handle(now, Input::Tick)).expect("the first one hangs");
+    for (attempt, sent) in [(b, now), (a, start)] {
+        machine.handle(now, Input::Issued { attempt, sent, result: Ok(minted("app", false)) });
+    }
+    machine.handle(now, Input::Proved { login: b, proofs: Proofs::default() });
+    assert!(machine.swaps == 2 && machine.rotation.is_none());
+    assert_eq!(machine.current.map(|current| current.id), Some(b));
 }

@@ -22,7 +22,7 @@ use crate::hook::{DrainOrder, DrainTerms, Proof};
 use crate::machine::{
     Action, Input, LoginId, Machine, Minted, Proofs, Remains, Revocation, SOFT_REVOKE, StartFailure,
 };
-use crate::provider::{Observed, Pools, Shared};
+use crate::provider::{Observation, Observed, Pools, Shared};
 use crate::source::{DynSource, ErrorKind, RevokeMode, SourceError};
 
 /// A start that was given up waits for its mint as long as the server may take.
@@ -302,7 +302,14 @@ impl Driver {
                     pool.close();
                 }
             }
-            Action::Emit(event) => self.news.push_back(event),
+            Action::Emit(event) => {
+                // It stays after all: should it be refused later, that is news.
+                if let (Event::Unchanged { generation, .. }, Some(shared)) = (&event, &self.shared)
+                {
+                    shared.hear_again(*generation, Observation::LoginRejected);
+                }
+                self.news.push_back(event);
+            }
             Action::StartFailed(failure) => {
                 if let Some(started) = self.started.take() {
                     // The caller may have given up; the shutdown below is the same either way.
@@ -355,11 +362,12 @@ impl Driver {
 
     fn hold(&mut self, login: LoginId, issued: Issued) -> Minted {
         let Issued { credential, lease, parent } = issued;
-        // Compared here: the machine sees no password.
+        // Compared here: the machine sees no password. One that was seen dead has to prove itself
+        // as any other: its role may have been made again.
         let current = self.shared.as_ref().map(|shared| shared.current.load());
         let unchanged = current.is_some_and(|current| {
             let leaseless = lease.id.is_none() && current.lease().id.is_none();
-            leaseless && current.credential().is_same(&credential)
+            leaseless && !current.is_dead() && current.credential().is_same(&credential)
         });
         let minted = Minted {
             unchanged,

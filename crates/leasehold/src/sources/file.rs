@@ -26,9 +26,10 @@ const KEYS: [&str; 6] = ["username", "password", "host", "port", "database", "ur
 /// - a `postgres://` URL alone.
 ///
 /// Looked at each second, by content. A file that is missing, half written or of no sense changes
-/// nothing: the login stays as it is, with one warning, until the file is whole. What is there for
-/// as long as the first start waits, too. A new login is proven before it is used, so that a
-/// folder that is caught between two files does no harm either.
+/// nothing: the login stays as it is, with one warning, until the file is whole. A start waits for
+/// a file that is missing, empty or ends within its JSON, and fails at what is wrong in a whole
+/// one. A new login is proven before it is used, so that a folder that is caught between two files
+/// does no harm either.
 ///
 /// The lease has no end: when the login changes is the writer's business, who keeps the old one
 /// valid for some seconds (a drain's grace, if sessions end with it).

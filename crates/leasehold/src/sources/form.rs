@@ -13,19 +13,13 @@ use crate::credential::{Address, Credential};
 use crate::source::SourceError;
 
 /// The keys of a login, each in the spellings that are about. What else is there is ignored.
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 pub struct LoginForm {
-    #[serde(default, alias = "user", alias = "PGUSER")]
     username: Word,
-    #[serde(default, alias = "PGPASSWORD")]
     password: Word,
-    #[serde(default, alias = "hostname", alias = "PGHOST")]
     host: Word,
-    #[serde(default, alias = "PGPORT")]
     port: Word,
-    #[serde(default, alias = "dbname", alias = "PGDATABASE")]
     database: Word,
-    #[serde(default, alias = "uri", alias = "DATABASE_URL")]
     url: Word,
 }
 
@@ -34,15 +28,19 @@ impl LoginForm {
     /// Errors name `place`, and never repeat what was read.
     ///
     /// # Errors
-    /// Malformed, saying what is wrong.
+    /// Malformed, saying what is wrong. Unreachable, which is worth another try, where it may be
+    /// that not all of it is written yet: nothing, or the beginning of a JSON object.
     pub fn parse(place: &str, text: &str) -> Result<Self, SourceError> {
         let text = text.trim_start_matches('\u{feff}').trim();
         if text.is_empty() {
-            return Err(bad(place, "is empty"));
+            return Err(SourceError::unreachable(format!("{place} is empty")));
         }
         if text.starts_with('{') {
             // The parser's own words could repeat a piece of the text.
-            return serde_json::from_str(text).map_err(|_| bad(place, "is no whole JSON object"));
+            return serde_json::from_str(text).map_err(|e| match e.is_eof() {
+                true => SourceError::unreachable(format!("{place} is no whole JSON object")),
+                false => bad(place, "is no JSON object of a login"),
+            });
         }
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         if scheme.is_some_and(|s| s.bytes().all(|b| b.is_ascii_alphanumeric())) {
@@ -72,16 +70,21 @@ impl LoginForm {
 
     /// Sets one key, upper or lower case, if it is one.
     pub fn set(&mut self, key: &str, value: &str) {
-        let place = match &*key.to_ascii_lowercase() {
+        if let Some(place) = self.place(key) {
+            *place = Word::of(value);
+        }
+    }
+
+    fn place(&mut self, key: &str) -> Option<&mut Word> {
+        Some(match &*key.to_ascii_lowercase() {
             "username" | "user" | "pguser" => &mut self.username,
             "password" | "pgpassword" => &mut self.password,
             "host" | "hostname" | "pghost" => &mut self.host,
             "port" | "pgport" => &mut self.port,
             "database" | "dbname" | "pgdatabase" => &mut self.database,
             "url" | "uri" | "database_url" => &mut self.url,
-            _ => return,
-        };
-        *place = Word::of(value);
+            _ => return None,
+        })
     }
 
     /// The login. What stands beside a URL wins over what is in it.
@@ -110,6 +113,30 @@ impl LoginForm {
             database: own(self.database).or(from_url.address.database),
         };
         Ok(Credential::wiping(&username, password).with_address(address))
+    }
+}
+
+impl<'de> Deserialize<'de> for LoginForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = LoginForm;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the keys of a login")
+            }
+            // By hand, since some write a value under two of its names; none of them is wiped
+            // out by an empty one.
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LoginForm, A::Error> {
+                let mut form = LoginForm::default();
+                while let Some((key, word)) = map.next_entry::<String, Word>()? {
+                    if let (Some(place), Word(Some(_))) = (form.place(&key), &word) {
+                        *place = word;
+                    }
+                }
+                Ok(form)
+            }
+        }
+        deserializer.deserialize_map(Keys)
     }
 }
 
@@ -257,6 +284,16 @@ mod tests {
         assert_eq!(over.expose_password(), "e", "what stands beside the URL wins");
         let six = Credential::from_url("postgres://a:b@[::1]:5433/d").unwrap();
         assert_eq!(six.address().unwrap().host.as_deref(), Some("::1"));
+    }
+
+    /// As CloudNativePG writes them: under each of their names.
+    #[test]
+    fn a_login_may_be_there_under_two_names() {
+        let both = r#"{"username":"app","user":"app","password":"pw","dbname":"orders",
+            "host":"db","port":"5432","uri":"postgresql://app:pw@db.ns:5432/orders",
+            "pgpass":"db:5432:orders:app:pw","jdbc-uri":"jdbc:postgresql://db/orders","PGUSER":null}"#;
+        let all = "app pw Some(\"db\") Some(5432) Some(\"orders\")";
+        assert_eq!(shown(&read(both).unwrap()), all);
     }
 
     #[test]
