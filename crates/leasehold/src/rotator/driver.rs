@@ -295,6 +295,10 @@ impl Driver {
             }
             Action::Merge { login, current } => self.merge(login, current),
             Action::ClosePools => {
+                // A shutdown has no use for news, and a source may mint to have some.
+                if let Some(watch) = self.watch.take() {
+                    watch.abort();
+                }
                 for pool in self.with_pools(|pools| {
                     pools.closed = true;
                     pools.attached.clone()
