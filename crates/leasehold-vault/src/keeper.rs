@@ -487,8 +487,7 @@ async fn look_at_token(
 ) -> Result<Option<Duration>, Failure> {
     let reply = api.json(Op::TokenLookup, LOOKUP_PATH, LookupSelf {}, Some(token), timeout);
     let LookupReply { data } = reply.await?;
-    let endless = data.expire_time.is_none() && data.ttl == 0;
-    Ok((!endless).then(|| Duration::from_secs(data.ttl)))
+    Ok(data.left()?)
 }
 
 /// Succeeds for a token that is dead already.

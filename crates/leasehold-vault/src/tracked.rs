@@ -45,6 +45,8 @@ pub(crate) struct Tracked {
     /// A token that can't be renewed is spent from here on, so that leases get a fresh one.
     worn_at: Option<Time>,
     failures: u32,
+    /// How often it was looked at since it is retired.
+    looks: u32,
 }
 
 impl Tracked {
@@ -86,6 +88,7 @@ impl Tracked {
             finished: false,
             worn_at: due.filter(|_| !renewable),
             failures: 0,
+            looks: 0,
         }
     }
 
@@ -206,7 +209,16 @@ impl Tracked {
                     }
                     (_, told) => told,
                 };
-                self.act_at = left.map(|left| asked_at + schedule::look_after(left));
+                let next = left.map(schedule::look_after);
+                let next = if self.retired {
+                    // Who wrote the next one may revoke this one any moment, its leases with it.
+                    self.looks += 1;
+                    let soon = schedule::look_again_after(self.looks);
+                    Some(next.map_or(soon, |next| next.min(soon)))
+                } else {
+                    next
+                };
+                self.act_at = next.map(|next| asked_at + next);
             }
             Err(Failure::TokenDead(_)) => {
                 warn!(login, "the token was found dead");

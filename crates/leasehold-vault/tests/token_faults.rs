@@ -1,0 +1,149 @@
+//! What happens to a token at the edges: one that an agent replaced, one whose renewal is refused,
+//! one whose renewal is answered when it is nearly over. Hours pass in milliseconds.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::answers::BARE;
+use common::files::Folder;
+use common::script::Reply;
+use common::sim::{self, FIRST_TOKEN, GoodVault, Sim};
+use leasehold::clock::Clock;
+use leasehold::{CredentialSource, ErrorKind, Issued, Parent};
+use leasehold_vault::{Auth, Session, VaultConfig};
+
+const fn s(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// A server whose tokens live for ten minutes, and a session that was given a token, or a file.
+struct World {
+    sim: Sim,
+    vault: GoodVault,
+    clock: Clock,
+    folder: Folder,
+}
+
+impl World {
+    async fn new() -> Self {
+        let sim = Sim::start();
+        let vault = GoodVault::start(s(3600), s(100_000), s(600)).await;
+        let clock = sim.clock();
+        Self { sim, vault, clock, folder: Folder::new() }
+    }
+
+    fn config(&self) -> VaultConfig {
+        VaultConfig::new(self.vault.script.address())
+            .request_timeout(s(2))
+            .clock(self.clock.clone())
+    }
+
+    async fn session(&self, auth: Auth) -> Session {
+        let session = self.sim.finish(Session::login(self.config(), auth)).await.unwrap();
+        self.sim.watch(&session);
+        session
+    }
+
+    /// By a file with the first token in it.
+    async fn by_file(&self) -> Session {
+        let path = self.folder.file("sink", FIRST_TOKEN);
+        self.session(Auth::token_file(path)).await
+    }
+
+    async fn issue(&self, session: &Session) -> Issued {
+        self.sim.finish(session.dynamic_role("database", "app").issue()).await.unwrap()
+    }
+
+    /// Waits in real time too, which files take.
+    async fn until(&self, limit: Duration, done: impl Fn() -> bool) {
+        let end = self.clock.now() + limit;
+        self.sim
+            .finish(async {
+                while !done() {
+                    assert!(self.clock.now() < end, "not within {limit:?}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            })
+            .await;
+    }
+
+    /// The agent writes its next token.
+    async fn replaced(&self, session: &Session) {
+        self.folder.file("sink", "s.second");
+        self.until(s(300), || session.token_state().login == 2).await;
+    }
+
+    fn asked_with(&self, path: &str, token: &str) -> usize {
+        self.vault.script.requests(path).iter().filter(|r| r.contains(token)).count()
+    }
+
+    fn is_over(&self, parent: &Parent) -> bool {
+        parent.state().ends.is_some_and(|ends| ends <= self.clock.now())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i8_a_files_old_token_that_is_revoked_after_the_new_one_came_is_noticed_soon() {
+    let world = World::new().await;
+    let session = world.by_file().await;
+    let parent = world.issue(&session).await.parent.unwrap();
+    world.replaced(&session).await;
+    let looks = || world.asked_with(sim::TOKEN_LOOKUP, FIRST_TOKEN);
+    let before = looks();
+    world.until(s(5), || looks() > before).await;
+    assert!(!world.is_over(&parent), "it was found alive");
+    world.vault.fail_with(sim::TOKEN_LOOKUP, Reply::json(403, BARE), FIRST_TOKEN);
+    world.until(s(40), || world.is_over(&parent)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_files_old_token_is_looked_at_ever_more_slowly_and_only_while_it_is_held() {
+    let world = World::new().await;
+    let session = world.by_file().await;
+    let issued = world.issue(&session).await;
+    world.replaced(&session).await;
+    let looks = || world.asked_with(sim::TOKEN_LOOKUP, FIRST_TOKEN);
+    let before = looks();
+    world.sim.pass(s(600)).await;
+    let more = looks() - before;
+    assert!((15..=30).contains(&more), "{more} in ten minutes");
+    drop(issued);
+    world.until(s(5), || session.token_state().retired == 0).await;
+    let before = looks();
+    world.sim.pass(s(120)).await;
+    assert_eq!(looks(), before, "nobody needs to know");
+}
+
+/// What a lookup that meets a revocation may show: it has lost its end, and is there yet.
+fn half_revoked() -> Reply {
+    Reply::json(
+        200,
+        r#"{"data":{"ttl":0,"creation_ttl":600,"renewable":true,"expire_time":null,
+           "type":"service"}}"#,
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn i8_a_token_that_has_lost_its_end_is_not_taken_for_endless() {
+    let world = World::new().await;
+    let session = world.by_file().await;
+    let parent = world.issue(&session).await.parent.unwrap();
+    world.vault.fail_with(sim::TOKEN_LOOKUP, half_revoked(), FIRST_TOKEN);
+    world.replaced(&session).await;
+    let looks = || world.asked_with(sim::TOKEN_LOOKUP, FIRST_TOKEN);
+    let before = looks();
+    world.until(s(40), || looks() >= before + 3).await;
+    assert!(parent.state().ends.is_some(), "{:?}", parent.state());
+    world.vault.mend();
+    world.vault.fail_with(sim::TOKEN_LOOKUP, Reply::json(403, BARE), FIRST_TOKEN);
+    world.until(s(40), || world.is_over(&parent)).await;
+
+    // Nor at a login.
+    world.vault.mend();
+    world.vault.fail(sim::TOKEN_LOOKUP, half_revoked());
+    let login = Session::login(world.config(), Auth::token("s.given"));
+    let e = world.sim.finish(login).await.expect_err("on its way out");
+    assert_eq!(e.kind(), ErrorKind::ServerFault, "{e}");
+}
