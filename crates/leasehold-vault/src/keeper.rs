@@ -194,16 +194,18 @@ impl Keeper {
         for i in 0..self.tokens.len() {
             let token = &mut self.tokens[i];
             token.look_at_the_clock(now);
-            if token.busy || token.dead || token.act_at.is_none_or(|at| now < at) {
+            if token.busy || token.act_at.is_none_or(|at| now < at) {
                 continue;
             }
             if token.epoch.number == current || token.epoch.is_held() {
-                self.renew(i, now);
+                if !token.dead {
+                    self.renew(i, now);
+                }
             } else if token.own && token.epoch.close_if_unheld() {
                 self.give_back(i);
             }
         }
-        self.tokens.retain(|t| t.busy || t.epoch.number == current || !t.is_done_with());
+        self.tokens.retain(|t| t.busy || t.epoch.number == current || !t.is_done_with(now));
         if self.may_log_in() && now >= self.login.not_before {
             self.log_in(now);
         }
@@ -405,7 +407,7 @@ impl Keeper {
     }
 
     async fn give_back_at_last(&self, token: &Tracked, deadline: Time) -> Result<(), SourceError> {
-        if !token.own || token.certainly_over() {
+        if !token.own || token.certainly_over(self.parts.clock.now()) {
             return Ok(());
         }
         if token.batch {

@@ -98,22 +98,24 @@ impl Tracked {
     }
 
     /// Whether there is nothing more to do about it, once it is not the current one.
-    pub(crate) fn is_done_with(&self) -> bool {
+    pub(crate) fn is_done_with(&self, now: Time) -> bool {
         let ours_to_revoke = self.own && !self.batch;
-        self.dead || self.finished || (!self.epoch.is_held() && !ours_to_revoke)
+        let may_live = if ours_to_revoke { !self.certainly_over(now) } else { !self.dead };
+        self.finished || !may_live || (!self.epoch.is_held() && !ours_to_revoke)
     }
 
     /// The next instant at which something is to be done about it.
     pub(crate) fn next(&self) -> Option<Time> {
         if self.dead {
-            return None;
+            return self.act_at.filter(|_| self.retired && !self.epoch.is_held());
         }
         let worn = self.worn_at.filter(|_| !self.spent);
         [self.act_at, worn, self.ends].into_iter().flatten().min()
     }
 
     pub(crate) fn look_at_the_clock(&mut self, now: Time) {
-        if !self.dead && self.ends.is_some_and(|ends| ends <= now) {
+        // A request under way may be a renewal that came in time.
+        if !self.dead && !self.busy && self.ends.is_some_and(|ends| ends <= now) {
             warn!(login = self.epoch.number, "the token is over");
             self.dead = true;
         }
@@ -131,9 +133,10 @@ impl Tracked {
     }
 
     /// It is certainly over: by the server's word, or by the clock with no renewal that may have
-    /// been granted without our hearing of it.
-    pub(crate) fn certainly_over(&self) -> bool {
-        self.dead && self.failures == 0
+    /// been granted without our hearing of it, or none that can have moved it past now.
+    pub(crate) fn certainly_over(&self, now: Time) -> bool {
+        let unheard = self.failures > 0 && self.ends.is_none_or(|e| now < e + self.increment);
+        self.dead && !unheard
     }
 
     /// Another one is current from here on. It is kept while it is held.
@@ -156,6 +159,10 @@ impl Tracked {
 
     pub(crate) fn renewed(&mut self, now: Time, asked_at: Time, result: Result<Duration, Failure>) {
         self.busy = false;
+        if self.dead {
+            // By the server's word, which came after it had answered this.
+            return;
+        }
         let login = self.epoch.number;
         match result {
             Ok(granted) => {
@@ -196,6 +203,9 @@ impl Tracked {
         result: Result<Option<Duration>, Failure>,
     ) {
         self.busy = false;
+        if self.dead {
+            return;
+        }
         let login = self.epoch.number;
         match result {
             Ok(left) => {

@@ -147,3 +147,73 @@ async fn i8_a_token_that_has_lost_its_end_is_not_taken_for_endless() {
     let e = world.sim.finish(login).await.expect_err("on its way out");
     assert_eq!(e.kind(), ErrorKind::ServerFault, "{e}");
 }
+
+/// A given token's renewals fail until it is nearly over, and one that is then granted is answered
+/// after its end.
+#[tokio::test(start_paused = true)]
+async fn i8_a_renewal_that_is_answered_after_the_old_end_saves_the_token() {
+    let world = World::new().await;
+    let session = world.session(Auth::token("s.given")).await;
+    let ends = tokio::time::Instant::now() + session.token_state().remaining.unwrap();
+    world.vault.script.answer_with(sim::TOKEN_RENEW, move |_| {
+        if ends - tokio::time::Instant::now() > Duration::from_millis(300) {
+            return Reply::json(503, "");
+        }
+        Reply::json(200, r#"{"auth":{"client_token":"","lease_duration":600,"renewable":true}}"#)
+            .after(Duration::from_millis(800))
+    });
+    world.vault.fail(sim::TOKEN_RENEW, Reply::json(503, ""));
+    let issued = world.issue(&session).await;
+    world.sim.until(s(601), || ends <= tokio::time::Instant::now()).await;
+    // Something to wake up for.
+    drop(issued);
+    world.sim.pass(s(610)).await;
+    let token = session.token_state();
+    assert_eq!((token.lost, token.renewing), (None, true));
+    let parent = world.issue(&session).await.parent.unwrap();
+    assert!(parent.state().renewing && !world.is_over(&parent), "{:?}", parent.state());
+}
+
+/// As above, but the answers never come: the token may have been renewed all the same.
+#[tokio::test(start_paused = true)]
+async fn i9_a_token_that_may_have_been_renewed_unheard_is_revoked() {
+    let world = World::new().await;
+    let session = world.session(Auth::approle("role", "secret")).await;
+    world.vault.fail_with(sim::TOKEN_RENEW, Reply::silence(), FIRST_TOKEN);
+    world.vault.fail(sim::LOGIN, Reply::json(503, ""));
+    world.sim.until(s(700), || session.token_state().lost.is_some()).await;
+    world.vault.mend();
+    world.vault.fail(sim::TOKEN_REVOKE, Reply::json(503, ""));
+    world.sim.until(s(60), || session.token_state().login == 2).await;
+    let revoked = || world.asked_with(sim::TOKEN_REVOKE, FIRST_TOKEN);
+    world.sim.until(s(60), || revoked() >= 2).await;
+    assert_eq!(session.token_state().retired, 1);
+    world.vault.mend();
+    world.sim.until(s(60), || session.token_state().retired == 0).await;
+
+    // Not for ever: no renewal can have given it more than it asked for.
+    world.vault.fail(sim::TOKEN_RENEW, Reply::silence());
+    world.vault.fail(sim::LOGIN, Reply::json(503, ""));
+    world.sim.until(s(1300), || session.token_state().lost.is_some()).await;
+    world.vault.mend();
+    world.vault.fail(sim::TOKEN_REVOKE, Reply::json(503, ""));
+    world.sim.until(s(60), || session.token_state().login == 3).await;
+    world.sim.until(s(700), || session.token_state().retired == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn i8_what_the_server_called_dead_stays_so_whatever_was_on_its_way() {
+    let world = World::new().await;
+    let granted =
+        r#"{"auth":{"client_token":"","lease_duration":600,"renewable":true}}"#.to_owned();
+    let session = world.session(Auth::token("s.given")).await;
+    let issued = world.issue(&session).await;
+    world.vault.fail(sim::TOKEN_RENEW, Reply::json(200, granted).after(s(1)));
+    world.sim.until(s(590), || world.vault.asked(sim::TOKEN_RENEW) >= 1).await;
+    world.vault.fail(sim::ISSUE, Reply::json(403, BARE));
+    let source = session.dynamic_role("database", "app");
+    world.sim.finish(source.issue()).await.expect_err("dead");
+    world.sim.pass(s(5)).await;
+    assert!(world.is_over(issued.parent.as_ref().unwrap()), "{:?}", issued.parent);
+    assert!(session.token_state().lost.is_some());
+}
