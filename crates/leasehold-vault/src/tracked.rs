@@ -129,7 +129,6 @@ impl Tracked {
         self.dead = true;
         self.failures = 0;
         self.ends = Some(self.ends.map_or(now, |ends| ends.min(now)));
-        self.publish();
     }
 
     /// It is certainly over: by the server's word, or by the clock with no renewal that may have
@@ -148,7 +147,6 @@ impl Tracked {
         if self.watched || !self.epoch.is_held() {
             self.act_at = Some(now);
         }
-        self.publish();
     }
 
     /// The keeper is gone: nobody will renew it.
@@ -173,6 +171,7 @@ impl Tracked {
                     self.can_not_be_renewed();
                 } else {
                     debug!(login, ?granted, "token renewed");
+                    self.fixed = false;
                     self.spent = false;
                     self.act_at = Some(asked_at + schedule::renew_after(granted));
                 }
@@ -182,6 +181,9 @@ impl Tracked {
                 self.die(now);
             }
             Err(Failure::Refused(e)) => match e.kind() {
+                ErrorKind::NotRenewable | ErrorKind::Denied if !self.replaceable => {
+                    self.renewal_refused(now, &e);
+                }
                 ErrorKind::NotRenewable | ErrorKind::Denied => {
                     warn!(login, error = %e, "the token can't be renewed");
                     self.can_not_be_renewed();
@@ -252,6 +254,20 @@ impl Tracked {
         self.act_at = None;
     }
 
+    /// There is no other to be had. A person may mend what is wrong, a policy say.
+    fn renewal_refused(&mut self, now: Time, e: &SourceError) {
+        self.failures += 1;
+        self.fixed = true;
+        let wait = self.before_its_end(now, schedule::refused_backoff(self.failures));
+        self.act_at = Some(now + wait);
+        let login = self.epoch.number;
+        if self.failures == 1 {
+            warn!(login, error = %e, retry_in = ?wait, "the token can't be renewed for now");
+        } else {
+            debug!(login, error = %e, retry_in = ?wait, "the token still can't be renewed");
+        }
+    }
+
     fn renewal_failed(&mut self, now: Time, e: &SourceError) {
         self.failures += 1;
         let remaining = self.remaining(now);
@@ -272,8 +288,12 @@ impl Tracked {
     }
 
     fn wait_to_try_again(&self, now: Time, e: &SourceError) -> Duration {
-        let wait = schedule::backoff(self.failures, self.ttl, e.server_retry_after());
-        // Whatever the server wants: one more try before the end.
+        // Whatever the server wants.
+        self.before_its_end(now, schedule::backoff(self.failures, self.ttl, e.server_retry_after()))
+    }
+
+    /// So that there is one more try before the end.
+    fn before_its_end(&self, now: Time, wait: Duration) -> Duration {
         wait.min((self.remaining(now) / 2).max(Duration::from_millis(50)))
     }
 

@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use common::answers::BARE;
+use common::answers::{BARE, POLICY};
 use common::files::Folder;
 use common::script::Reply;
 use common::sim::{self, FIRST_TOKEN, GoodVault, Sim};
@@ -216,4 +218,65 @@ async fn i8_what_the_server_called_dead_stays_so_whatever_was_on_its_way() {
     world.sim.pass(s(5)).await;
     assert!(world.is_over(issued.parent.as_ref().unwrap()), "{:?}", issued.parent);
     assert!(session.token_state().lost.is_some());
+}
+
+/// The policy is taken away for a while, or something in between refuses all.
+#[tokio::test(start_paused = true)]
+async fn i8_a_given_token_whose_renewal_was_refused_is_tried_again_slowly_and_lives_on() {
+    for (refusal, known) in [(POLICY, true), ("<html>a firewall</html>", false)] {
+        let world = World::new().await;
+        let session = world.session(Auth::token("s.given")).await;
+        let parent = world.issue(&session).await.parent.unwrap();
+        world.vault.fail(sim::TOKEN_RENEW, Reply::json(403, refusal));
+        let asked = || world.vault.asked(sim::TOKEN_RENEW);
+        world.sim.until(s(500), || asked() >= 3).await;
+        assert_eq!(parent.state().renewing, !known, "{:?}", parent.state());
+        if known {
+            let left = session.token_state().remaining.unwrap();
+            assert!(left < s(260), "slowly: {left:?}");
+        }
+        world.vault.mend();
+        world.sim.pass(s(900)).await;
+        let token = session.token_state();
+        assert_eq!((token.lost, token.renewing), (None, true), "{refusal}");
+        assert!(parent.state().renewing && !world.is_over(&parent), "{:?}", parent.state());
+        // Half of ten minutes, and not sooner.
+        assert!(asked() <= 20, "{}", asked());
+    }
+}
+
+/// Sees what callers see at the very moment that a lease is told something.
+struct Told {
+    session: Session,
+    seen: Mutex<Vec<(u64, bool)>>,
+}
+
+impl Wake for Told {
+    fn wake(self: Arc<Self>) {
+        let token = self.session.token_state();
+        self.seen.lock().unwrap().push((token.login, token.renewing));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i8_a_lease_that_is_told_to_move_finds_the_token_to_move_to() {
+    let world = World::new().await;
+    let session = world.by_file().await;
+    let mut parent = world.issue(&session).await.parent.unwrap();
+    let told = Arc::new(Told { session: session.clone(), seen: Mutex::default() });
+    let waker = Waker::from(told.clone());
+    let mut changed = Box::pin(parent.changed());
+    assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    world.replaced(&session).await;
+    assert_eq!(*told.seen.lock().unwrap(), [(2, true)]);
+    drop(changed);
+
+    let mut parent = world.issue(&session).await.parent.unwrap();
+    let mut changed = Box::pin(parent.changed());
+    assert!(changed.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    world.vault.fail(sim::ISSUE, Reply::json(403, BARE));
+    world.vault.fail(sim::TOKEN_LOOKUP, Reply::json(403, BARE));
+    let source = session.dynamic_role("database", "app");
+    world.sim.finish(source.issue()).await.expect_err("dead");
+    assert_eq!(told.seen.lock().unwrap()[1..], [(2, false)]);
 }
