@@ -280,3 +280,41 @@ async fn i8_a_lease_that_is_told_to_move_finds_the_token_to_move_to() {
     world.sim.finish(source.issue()).await.expect_err("dead");
     assert_eq!(told.seen.lock().unwrap()[1..], [(2, false)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn i11_a_login_is_not_kept_waiting_for_ever_by_what_is_no_server() {
+    let world = World::new().await;
+    let auth = Auth::custom("auth/approle/login", || async {
+        std::future::pending::<()>().await;
+        Ok(serde_json::Value::Null)
+    });
+    let login = Session::login(world.config(), auth);
+    let e = world.sim.finish(login).await.expect_err("no body");
+    assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
+    assert!(e.to_string().contains("auth/approle/login"), "{e}");
+
+    let pipe = world.folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let login = Session::login(world.config(), Auth::token_file(&pipe));
+    let e = world.sim.finish(login).await;
+    // Lets go of the reader, which the runtime waits for.
+    drop(std::fs::File::options().read(true).write(true).open(&pipe).unwrap());
+    let e = e.expect_err("nobody writes to it");
+    assert!(e.is_transient() && e.to_string().contains("pipe"), "{e}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_low_rate_limit_keeps_no_token_from_its_renewal_and_no_session_from_its_end() {
+    let world = World::new().await;
+    let config = world.config().rate_limit(0.001, 1);
+    let auth = Auth::approle("role", "secret");
+    let session = world.sim.finish(Session::login(config, auth)).await.unwrap();
+    world.sim.watch(&session);
+    world.sim.pass(s(900)).await;
+    let token = session.token_state();
+    assert_eq!((token.lost, token.login), (None, 1));
+    let began = world.clock.now();
+    assert_eq!(world.sim.finish(session.close()).await, Vec::<String>::new());
+    assert!(world.clock.now() < began + s(10));
+}

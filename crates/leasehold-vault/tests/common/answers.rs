@@ -116,7 +116,8 @@ impl fmt::Display for Does {
                 "renews it again with backoff, and logs in anew once a quarter of its life is left"
             }
             Self::TokenReplace => {
-                "logs in anew; leases of the old token are replaced before it ends"
+                "logs in anew; leases of the old token are replaced before it ends. A given token, \
+                 which none can replace, is renewed again slowly"
             }
             Self::TokenReplaceNow => {
                 "logs in anew and rotates at once, since leases die with their token"
