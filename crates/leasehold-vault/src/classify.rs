@@ -173,6 +173,9 @@ const TABLE: &[Rule] = &[
     rule(WRAP, (400, 400), Part("wrapping token is not valid"), Kind(Denied), "used, expired, or not of this server"),
     rule(WRAP, (403, 403), Anything, Kind(Denied), "the wrapping token is not taken"),
 
+    // A page of something in between. A token that works is not given up for it.
+    rule(TOKEN, (403, 403), Exactly(""), Kind(ServerFault), "that is no answer of the server: look at what stands in between"),
+
     // A token that is dead, unknown or absent, as against a live one without the right.
     // OpenBao says only "permission denied"; Vault adds "invalid token".
     rule(ANY, (403, 403), Exactly("permission denied"), TokenDead, "the token is not valid any more"),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use leasehold::LoginForm;
+use leasehold::{ErrorKind, LoginForm, SourceError};
 use rustify_derive::Endpoint;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -264,6 +264,19 @@ pub(crate) struct LookupData {
     pub(crate) num_uses: i64,
     #[serde(default, rename = "type")]
     pub(crate) kind: String,
+}
+
+impl LookupData {
+    /// How long it has left; `None` if it does not end.
+    pub(crate) fn left(&self) -> Result<Option<Duration>, SourceError> {
+        let endless = self.expire_time.is_none() && self.ttl == 0;
+        if endless && self.creation_ttl > 0 {
+            // The server drops the end of a token before the token. It is no root token for that.
+            let message = "the token had an end and shows none: it may be about to be revoked";
+            return Err(SourceError::new(ErrorKind::ServerFault, message));
+        }
+        Ok((!endless).then(|| Duration::from_secs(self.ttl)))
+    }
 }
 
 /// The answer to a question for capabilities, by path.

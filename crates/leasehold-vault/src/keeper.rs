@@ -149,7 +149,7 @@ impl Keeper {
         loop {
             let now = clock.now();
             self.start_what_is_due(now);
-            self.publish();
+            self.publish(now);
             let next = self.next_deadline(now);
             tokio::select! {
                 Some(done) = self.jobs.join_next() => self.finish(joined(done)),
@@ -194,16 +194,17 @@ impl Keeper {
         for i in 0..self.tokens.len() {
             let token = &mut self.tokens[i];
             token.look_at_the_clock(now);
-            if token.busy || token.dead || token.act_at.is_none_or(|at| now < at) {
+            if token.busy || token.act_at.is_none_or(|at| now < at) {
                 continue;
             }
             if token.epoch.number == current || token.epoch.is_held() {
-                self.renew(i, now);
+                if !token.dead {
+                    self.renew(i, now);
+                }
             } else if token.own && token.epoch.close_if_unheld() {
                 self.give_back(i);
             }
         }
-        self.tokens.retain(|t| t.busy || t.epoch.number == current || !t.is_done_with());
         if self.may_log_in() && now >= self.login.not_before {
             self.log_in(now);
         }
@@ -392,8 +393,12 @@ impl Keeper {
             token.look_at_the_clock(clock.now());
             let result = self.give_back_at_last(&token, deadline).await;
             match result {
-                Ok(()) if token.own => token.die(clock.now()),
-                Ok(()) => token.abandon(),
+                Ok(()) => {
+                    if token.own {
+                        token.die(clock.now());
+                    }
+                    token.abandon();
+                }
                 Err(e) => {
                     left.push(token.left_behind(clock.now(), &e));
                     token.abandon();
@@ -405,7 +410,7 @@ impl Keeper {
     }
 
     async fn give_back_at_last(&self, token: &Tracked, deadline: Time) -> Result<(), SourceError> {
-        if !token.own || token.certainly_over() {
+        if !token.own || token.certainly_over(self.parts.clock.now()) {
             return Ok(());
         }
         if token.batch {
@@ -427,30 +432,28 @@ impl Keeper {
         unreachable!("the deadline comes first")
     }
 
-    /// Lets callers and leases see where things stand.
-    fn publish(&mut self) {
-        for token in &self.tokens {
+    /// Lets callers and leases see where things stand, and drops the tokens that need nothing more.
+    fn publish(&mut self, now: Time) {
+        let current = self.current;
+        let done = |t: &mut Tracked| !t.busy && t.epoch.number != current && t.is_done_with(now);
+        let gone: Vec<_> = self.tokens.extract_if(.., done).collect();
+        if let Some(token) = self.tokens.iter().find(|t| t.epoch.number == current) {
+            self.seen.send_replace(Current {
+                epoch: token.epoch.clone(),
+                ends: token.ends,
+                renewing: token.renewing(),
+                alive: !token.dead,
+                wants_login: self.wants_login(),
+                rounds: self.rounds,
+                failure: self.login.failure.clone(),
+                retired: self.tokens.len() - 1,
+                closed: false,
+            });
+        }
+        // Only now: a lease that is told to move finds the token to move to.
+        for token in self.tokens.iter().chain(&gone) {
             token.publish();
         }
-        let wants_login = self.wants_login();
-        let failure = self.login.failure.clone();
-        let (current, rounds) = (self.current, self.rounds);
-        let retired = self.tokens.iter().filter(|t| t.epoch.number != current).count();
-        let Some(token) = self.token(current) else {
-            return;
-        };
-        let seen = Current {
-            epoch: token.epoch.clone(),
-            ends: token.ends,
-            renewing: token.renewing(),
-            alive: !token.dead,
-            wants_login,
-            rounds,
-            failure,
-            retired,
-            closed: false,
-        };
-        self.seen.send_replace(seen);
     }
 }
 
@@ -487,8 +490,7 @@ async fn look_at_token(
 ) -> Result<Option<Duration>, Failure> {
     let reply = api.json(Op::TokenLookup, LOOKUP_PATH, LookupSelf {}, Some(token), timeout);
     let LookupReply { data } = reply.await?;
-    let endless = data.expire_time.is_none() && data.ttl == 0;
-    Ok((!endless).then(|| Duration::from_secs(data.ttl)))
+    Ok(data.left()?)
 }
 
 /// Succeeds for a token that is dead already.

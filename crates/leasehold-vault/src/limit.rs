@@ -45,6 +45,11 @@ impl Limiter {
         clock.sleep_until(at).await;
     }
 
+    /// Takes a turn without waiting for it: those after it wait for longer.
+    pub(crate) fn pass(&self, clock: &Clock) {
+        self.reserve(clock.now());
+    }
+
     fn reserve(&self, now: Time) -> Time {
         let RateLimit { every, burst } = self.limit;
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);

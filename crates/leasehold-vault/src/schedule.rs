@@ -35,6 +35,13 @@ pub(crate) fn look_after(ttl: Duration) -> Duration {
     (ttl / 4 * 3).max(Duration::from_millis(250))
 }
 
+/// How long after the `looks`-th look at a token that somebody else replaced it is looked at again:
+/// 1 s growing to 30 s. Those who revoke the old one do so soon after.
+pub(crate) fn look_again_after(looks: u32) -> Duration {
+    let grown = Duration::from_secs(1).saturating_mul(1 << looks.saturating_sub(1).min(8));
+    grown.min(Duration::from_secs(30))
+}
+
 /// How long to wait after the `failures`-th failure in a row: full jitter, so that many clients
 /// of a server that came back do not come at once. Short tokens leave little time to retry in,
 /// so that their cap is a twelfth of the life that was granted.

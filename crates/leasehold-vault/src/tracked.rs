@@ -45,6 +45,8 @@ pub(crate) struct Tracked {
     /// A token that can't be renewed is spent from here on, so that leases get a fresh one.
     worn_at: Option<Time>,
     failures: u32,
+    /// How often it was looked at since it is retired.
+    looks: u32,
 }
 
 impl Tracked {
@@ -90,6 +92,7 @@ impl Tracked {
             finished: false,
             worn_at: due.filter(|_| !renewable),
             failures: 0,
+            looks: 0,
         }
     }
 
@@ -99,22 +102,24 @@ impl Tracked {
     }
 
     /// Whether there is nothing more to do about it, once it is not the current one.
-    pub(crate) fn is_done_with(&self) -> bool {
+    pub(crate) fn is_done_with(&self, now: Time) -> bool {
         let ours_to_revoke = self.own && !self.batch;
-        self.dead || self.finished || (!self.epoch.is_held() && !ours_to_revoke)
+        let may_live = if ours_to_revoke { !self.certainly_over(now) } else { !self.dead };
+        self.finished || !may_live || (!self.epoch.is_held() && !ours_to_revoke)
     }
 
     /// The next instant at which something is to be done about it.
     pub(crate) fn next(&self) -> Option<Time> {
         if self.dead {
-            return None;
+            return self.act_at.filter(|_| self.retired && !self.epoch.is_held());
         }
         let worn = self.worn_at.filter(|_| !self.spent);
         [self.act_at, worn, self.ends].into_iter().flatten().min()
     }
 
     pub(crate) fn look_at_the_clock(&mut self, now: Time) {
-        if !self.dead && self.ends.is_some_and(|ends| ends <= now) {
+        // A request under way may be a renewal that came in time.
+        if !self.dead && !self.busy && self.ends.is_some_and(|ends| ends <= now) {
             warn!(login = self.epoch.number, "the token is over");
             self.dead = true;
         }
@@ -128,13 +133,13 @@ impl Tracked {
         self.dead = true;
         self.failures = 0;
         self.ends = Some(self.ends.map_or(now, |ends| ends.min(now)));
-        self.publish();
     }
 
     /// It is certainly over: by the server's word, or by the clock with no renewal that may have
-    /// been granted without our hearing of it.
-    pub(crate) fn certainly_over(&self) -> bool {
-        self.dead && self.failures == 0
+    /// been granted without our hearing of it, or none that can have moved it past now.
+    pub(crate) fn certainly_over(&self, now: Time) -> bool {
+        let unheard = self.failures > 0 && self.ends.is_none_or(|e| now < e + self.increment);
+        self.dead && !unheard
     }
 
     /// Another one is current from here on. It is kept while it is held.
@@ -146,7 +151,6 @@ impl Tracked {
         if self.watched || !self.epoch.is_held() {
             self.act_at = Some(now);
         }
-        self.publish();
     }
 
     /// The keeper is gone: nobody will renew it.
@@ -157,6 +161,10 @@ impl Tracked {
 
     pub(crate) fn renewed(&mut self, now: Time, asked_at: Time, result: Result<Duration, Failure>) {
         self.busy = false;
+        if self.dead {
+            // By the server's word, which came after it had answered this.
+            return;
+        }
         let login = self.epoch.number;
         match result {
             Ok(granted) => {
@@ -167,6 +175,7 @@ impl Tracked {
                     self.can_not_be_renewed();
                 } else {
                     debug!(login, ?granted, "token renewed");
+                    self.fixed = false;
                     self.spent = false;
                     self.act_at = Some(asked_at + schedule::renew_after(granted));
                 }
@@ -176,6 +185,9 @@ impl Tracked {
                 self.die(now);
             }
             Err(Failure::Refused(e)) => match e.kind() {
+                ErrorKind::NotRenewable | ErrorKind::Denied if !self.replaceable => {
+                    self.renewal_refused(now, &e);
+                }
                 ErrorKind::NotRenewable | ErrorKind::Denied => {
                     warn!(login, error = %e, "the token can't be renewed");
                     self.can_not_be_renewed();
@@ -197,6 +209,9 @@ impl Tracked {
         result: Result<Option<Duration>, Failure>,
     ) {
         self.busy = false;
+        if self.dead {
+            return;
+        }
         let login = self.epoch.number;
         match result {
             Ok(left) => {
@@ -210,7 +225,16 @@ impl Tracked {
                     }
                     (_, told) => told,
                 };
-                self.act_at = left.map(|left| asked_at + schedule::look_after(left));
+                let next = left.map(schedule::look_after);
+                let next = if self.retired {
+                    // Who wrote the next one may revoke this one any moment, its leases with it.
+                    self.looks += 1;
+                    let soon = schedule::look_again_after(self.looks);
+                    Some(next.map_or(soon, |next| next.min(soon)))
+                } else {
+                    next
+                };
+                self.act_at = next.map(|next| asked_at + next);
             }
             Err(Failure::TokenDead(_)) => {
                 warn!(login, "the token was found dead");
@@ -234,6 +258,20 @@ impl Tracked {
         self.act_at = None;
     }
 
+    /// There is no other to be had. A person may mend what is wrong, a policy say.
+    fn renewal_refused(&mut self, now: Time, e: &SourceError) {
+        self.failures += 1;
+        self.fixed = true;
+        let wait = self.before_its_end(now, schedule::refused_backoff(self.failures));
+        self.act_at = Some(now + wait);
+        let login = self.epoch.number;
+        if self.failures == 1 {
+            warn!(login, error = %e, retry_in = ?wait, "the token can't be renewed for now");
+        } else {
+            debug!(login, error = %e, retry_in = ?wait, "the token still can't be renewed");
+        }
+    }
+
     fn renewal_failed(&mut self, now: Time, e: &SourceError) {
         self.failures += 1;
         let remaining = self.remaining(now);
@@ -254,8 +292,12 @@ impl Tracked {
     }
 
     fn wait_to_try_again(&self, now: Time, e: &SourceError) -> Duration {
-        let wait = schedule::backoff(self.failures, self.ttl, e.server_retry_after());
-        // Whatever the server wants: one more try before the end.
+        // Whatever the server wants.
+        self.before_its_end(now, schedule::backoff(self.failures, self.ttl, e.server_retry_after()))
+    }
+
+    /// So that there is one more try before the end.
+    fn before_its_end(&self, now: Time, wait: Duration) -> Duration {
         wait.min((self.remaining(now) / 2).max(Duration::from_millis(50)))
     }
 

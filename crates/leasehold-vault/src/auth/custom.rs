@@ -1,7 +1,8 @@
 //! Whatever else takes a POST: the application makes the body, anew for each login.
 
-use leasehold::SourceError;
+use leasehold::{ErrorKind, SourceError};
 use serde_json::Value;
+use tokio::time::timeout;
 use zeroize::Zeroize;
 
 use super::{AuthMethod, BoxFuture, from_login, input};
@@ -25,7 +26,11 @@ impl Custom {
     }
 
     async fn log_in(&self, api: &Api) -> Result<TokenGrant, SourceError> {
-        let mut body = (self.body)().await?;
+        let late = |_| {
+            let message = format!("the body for {} was not made in time", self.path);
+            SourceError::new(ErrorKind::Timeout, message)
+        };
+        let mut body = timeout(input::PATIENCE, (self.body)()).await.map_err(late)??;
         // Writing a value that is already one can't fail.
         let text = serde_json::to_vec(&body).unwrap_or_default();
         wipe(&mut body);

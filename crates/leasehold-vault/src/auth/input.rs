@@ -4,14 +4,23 @@ use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use leasehold::{ErrorKind, SourceError};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::config::ConfigError;
 
 /// Tokens are some dozen bytes, JWTs some thousand.
 const MAX_FILE: u64 = 64 * 1024;
+
+/// How long anything but the server may keep a login waiting: a login that never ends keeps the
+/// session from ending too.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A mount path, part of a URL: `..` in it would lead out of `auth/`.
 pub(super) fn mount(path: &str) -> Result<(), ConfigError> {
@@ -75,11 +84,15 @@ pub(super) struct SecretFile {
     /// What is in it, for messages.
     what: &'static str,
     path: PathBuf,
+    /// One that hangs. It takes a thread, and is waited for in place of beginning another.
+    hanging: Arc<Mutex<Option<Reading>>>,
 }
+
+type Reading = JoinHandle<std::io::Result<Zeroizing<Vec<u8>>>>;
 
 impl SecretFile {
     pub(super) fn new(what: &'static str, path: impl Into<PathBuf>) -> Self {
-        Self { what, path: path.into() }
+        Self { what, path: path.into(), hanging: Arc::default() }
     }
 
     pub(super) fn check(&self, field: &'static str) -> Result<(), ConfigError> {
@@ -97,15 +110,27 @@ impl SecretFile {
     /// Its text, trimmed. What is missing or empty counts as a fault that may pass: files are
     /// mounted late, and replaced.
     pub(super) async fn read(&self) -> Result<Zeroizing<String>, SourceError> {
+        let mut hanging = self.hanging.lock().await;
+        // What was read then may not be what is in it now.
+        let began = hanging.take().filter(|reading| !reading.is_finished());
         let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || read_bounded(&path)).await;
+        let mut reading =
+            began.unwrap_or_else(|| tokio::task::spawn_blocking(move || read_bounded(&path)));
+        let read = timeout(PATIENCE, &mut reading).await;
         let failed = |why: String| {
             SourceError::unreachable(format!("reading the {} from {self}: {why}", self.what))
         };
         let text = match read {
-            Ok(Ok(text)) => text,
-            Ok(Err(e)) => return Err(failed(format!("{e}: check path, mount and permissions"))),
-            Err(_) => return Err(failed("the runtime is shutting down".to_owned())),
+            Err(_) => {
+                *hanging = Some(reading);
+                let why = "no answer: is it a pipe, or on a mount that hangs?";
+                return Err(failed(why.to_owned()));
+            }
+            Ok(Ok(Ok(text))) => text,
+            Ok(Ok(Err(e))) => {
+                return Err(failed(format!("{e}: check path, mount and permissions")));
+            }
+            Ok(Err(_)) => return Err(failed("the runtime is shutting down".to_owned())),
         };
         let wrong = |why: &str| {
             SourceError::new(ErrorKind::Malformed, format!("the {} in {self} {why}", self.what))

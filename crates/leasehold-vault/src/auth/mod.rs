@@ -177,8 +177,8 @@ impl Auth {
     /// Any other method: `body` makes what is posted to `login_path`, anew for each login.
     ///
     /// `body` says by the [kind](leasehold::ErrorKind::is_transient) of its error whether trying
-    /// again soon may help. Bound what it waits for: nobody else does. It must not put a secret
-    /// into an error.
+    /// again soon may help. It is given up on after 30 s, and dropped then. It must not put a
+    /// secret into an error.
     ///
     /// ```
     /// use leasehold::{ErrorKind, SourceError};

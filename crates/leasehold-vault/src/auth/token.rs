@@ -48,13 +48,13 @@ pub(super) async fn look_up(
         Err(Failure::Refused(e)) => return Err(e),
     };
     refuse_limited(data.num_uses)?;
-    let endless = data.expire_time.is_none() && data.ttl == 0;
+    let ttl = data.left()?;
     Ok(TokenGrant {
         token,
-        ttl: (!endless).then(|| Duration::from_secs(data.ttl)),
+        ttl,
         // Never less than what is left: that would shorten it.
         increment: Duration::from_secs(data.ttl.max(data.creation_ttl).max(data.period)),
-        renewable: data.renewable && !endless,
+        renewable: data.renewable && ttl.is_some(),
         batch: data.kind == "batch",
         own: false,
         watched: false,

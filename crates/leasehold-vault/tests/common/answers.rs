@@ -116,7 +116,8 @@ impl fmt::Display for Does {
                 "renews it again with backoff, and logs in anew once a quarter of its life is left"
             }
             Self::TokenReplace => {
-                "logs in anew; leases of the old token are replaced before it ends"
+                "logs in anew; leases of the old token are replaced before it ends. A given token, \
+                 which none can replace, is renewed again slowly"
             }
             Self::TokenReplaceNow => {
                 "logs in anew and rotates at once, since leases die with their token"
@@ -243,6 +244,7 @@ macro_rules! answers {
             // Renewing the session's token.
             token_dead: TokenRenew, Status(403, BARE) => TokenDead, TokenReplaceNow;
             token_renewal_denied: TokenRenew, Status(403, POLICY) => Kind(Denied), TokenReplace;
+            token_renewal_denied_by_a_firewall: TokenRenew, Status(403, "<html>a firewall</html>") => Kind(ServerFault), TokenRenewSoon;
             token_not_renewable: TokenRenew, Status(400, r#"{"errors":["lease is not renewable"]}"#) => Kind(NotRenewable), TokenReplace;
             token_is_a_batch_token: TokenRenew, Status(400, r#"{"errors":["batch tokens cannot be renewed"]}"#) => Kind(NotRenewable), TokenReplace;
             token_of_a_deleted_role: TokenRenew, Status(500, r#"{"errors":["1 error occurred:\n\t* failed to renew entry: role \"del\" does not exist during renewal\n\n"]}"#) => Kind(NotRenewable), TokenReplace;
@@ -257,6 +259,7 @@ macro_rules! answers {
             // Giving a token back.
             token_return_of_a_dead_one: TokenRevoke, Status(403, BARE) => TokenDead, TokenGone;
             token_return_denied: TokenRevoke, Status(403, POLICY) => Kind(Denied), TokenLeave;
+            token_return_denied_by_a_firewall: TokenRevoke, Status(403, "<html>a firewall</html>") => Kind(ServerFault), TokenGiveBackSoon;
             token_return_of_a_batch_token: TokenRevoke, Status(400, r#"{"errors":["batch tokens cannot be revoked"]}"#) => Kind(NotRenewable), TokenLeave;
             token_return_sealed: TokenRevoke, Status(503, SEALED) => Kind(Sealed), TokenGiveBackSoon;
             token_return_reset: TokenRevoke, Reset => Kind(Timeout), TokenGiveBackSoon;
