@@ -278,7 +278,8 @@ async fn other_session(rotator: &Rotator, db: &TestDb) -> tokio_postgres::Client
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_role_on_sqlx() {
     let db = database(shared().await, "static-sqlx").await;
-    let source = static_role(&db, "5s").await;
+    // Longer than a drain takes: a borrower that dials for one change may meet the next.
+    let source = static_role(&db, "10s").await;
     let session = source.session().clone();
     let (rotator, mut events) = start(source).await;
     let other = other_session(&rotator, &db).await;

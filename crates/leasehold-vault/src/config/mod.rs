@@ -247,7 +247,8 @@ impl VaultConfig {
 
     /// At most this many requests a second, and at most `burst` at once after a pause. Those that
     /// come too soon wait, before their timeout begins to run. [`health`](crate::Session::health)
-    /// is not counted. Without it there is no limit; a session sends a few requests an hour.
+    /// is not counted; logins and calls about the session's own token are, and do not wait. Without
+    /// it there is no limit; a session sends a few requests an hour.
     ///
     /// A rate that is not a number or less than one an hour, and a burst of 0, set no limit.
     #[must_use]
