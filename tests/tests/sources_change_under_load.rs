@@ -3,17 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-// The tests of the Vault crate end with it too, and use more of it.
-#[path = "../../crates/leasehold-vault/tests/common/capture.rs"]
-#[allow(dead_code, unreachable_pub)]
-mod capture;
-
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use capture::Checked;
 use leasehold::{
     Chain, Credential, CredentialSource, Event, FileSource, FnSource, InForce, Issued, Lease,
     Reason, Rotator, RotatorBuilder, StaticSource,
@@ -23,27 +17,18 @@ use leasehold_tests::{LONG, event, s};
 use leasehold_vault::{Auth, Session, VaultConfig};
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use tokio::sync::{OnceCell, broadcast};
+use tokio::sync::broadcast;
 use tokio::task::JoinSet;
-use tracing::instrument::WithSubscriber;
-use tracing::subscriber::NoSubscriber;
 
 const SIZE: u32 = 5;
 const WORKERS: u32 = 3;
 
-/// One pair of servers that keep a list of all secrets.
-async fn shared() -> &'static Stack {
-    static SHARED: OnceCell<Stack> = OnceCell::const_new();
-    let start = || Stack::builder().audit_raw().start();
-    SHARED.get_or_try_init(start).await.unwrap()
-}
-
 /// A database whose AppRole may read static roles and the KV mount of this name.
-async fn database(stack: &Stack, name: &str) -> Checked {
+async fn database(stack: &Stack, name: &str) -> TestDb {
     with_leases_of(stack, name, s(8)).await
 }
 
-async fn with_leases_of(stack: &Stack, name: &str, ttl: Duration) -> Checked {
+async fn with_leases_of(stack: &Stack, name: &str, ttl: Duration) -> TestDb {
     let policy = format!(
         "path \"{{{{mount}}}}/static-creds/*\" {{ capabilities = [\"read\"] }}
          path \"kv-{name}/*\" {{ capabilities = [\"read\"] }}"
@@ -51,7 +36,7 @@ async fn with_leases_of(stack: &Stack, name: &str, ttl: Duration) -> Checked {
     let role = RoleSpec::new("app").default_ttl(ttl).max_ttl(ttl);
     let app_role = AppRoleSpec::new().token_ttl(s(3600)).extra_policy(policy);
     let spec = DatabaseSpec::new(name).role(role).app_role(app_role).with_accounts();
-    Checked::new(stack.database(spec).await.unwrap())
+    stack.database(spec).await.unwrap()
 }
 
 async fn session(db: &TestDb) -> Session {
@@ -86,9 +71,7 @@ impl Turns {
         let user = format!("{}_{}", self.name, if n.is_multiple_of(2) { "a" } else { "b" });
         let password = format!("p@ss/w:rd {n}");
         let sql = format!("alter role \"{user}\" password '{password}'");
-        // What an operator types is not for our log; theirs is not looked at.
-        let by_hand = async { self.db.admin().await.unwrap().batch_execute(&sql).await };
-        by_hand.with_subscriber(NoSubscriber::default()).await.unwrap();
+        self.db.admin().await.unwrap().batch_execute(&sql).await.unwrap();
         (user, password)
     }
 
@@ -277,7 +260,7 @@ async fn other_session(rotator: &Rotator, db: &TestDb) -> tokio_postgres::Client
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_role_on_sqlx() {
-    let db = database(shared().await, "static-sqlx").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "static-sqlx").await;
     // Longer than a drain takes: a borrower that dials for one change may meet the next.
     let source = static_role(&db, "10s").await;
     let session = source.session().clone();
@@ -294,7 +277,7 @@ async fn a_static_role_on_sqlx() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_role_on_deadpool() {
-    let db = database(shared().await, "static-deadpool").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "static-deadpool").await;
     let (rotator, mut events) = start(static_role(&db, "5s").await).await;
     let other = other_session(&rotator, &db).await;
     let load = Load::deadpool(&rotator, &db).await;
@@ -307,7 +290,7 @@ async fn a_static_role_on_deadpool() {
 /// for the new one inside.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_role_that_is_rotated_by_hand_costs_deadpool_no_connect() {
-    let db = database(shared().await, "by-hand").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "by-hand").await;
     let source = static_role(&db, "1h").await;
     let (rotator, _) = start(source).await;
     let tls = tokio_postgres::NoTls;
@@ -331,7 +314,7 @@ async fn a_static_role_that_is_rotated_by_hand_costs_deadpool_no_connect() {
 /// With sqlx a connect in the gap is refused at once, and the helper waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_static_role_that_is_rotated_by_hand_refuses_sqlx_until_it_is_told() {
-    let db = database(shared().await, "by-hand-sqlx").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "by-hand-sqlx").await;
     let source = static_role(&db, "1h").await;
     let (rotator, _) = start(source.check_every(s(3600))).await;
     let provider = rotator.provider();
@@ -370,7 +353,7 @@ async fn kv(db: &TestDb, name: &str, version: u8) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_of_kv_version_2_on_sqlx() {
-    let db = database(shared().await, "kv2").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "kv2").await;
     kv(&db, "kv2", 2).await;
     let turns = Turns::new(&db).await;
     // The secret alone says where: a URL, with a password that has to be encoded.
@@ -393,7 +376,7 @@ async fn a_secret_of_kv_version_2_on_sqlx() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_of_kv_version_1_on_deadpool() {
-    let db = database(shared().await, "kv1").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "kv1").await;
     kv(&db, "kv1", 1).await;
     let turns = Turns::new(&db).await;
     let write = async || {
@@ -446,7 +429,7 @@ fn mount(folder: &Path, version: u64, keys: &[(&str, &str)]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mounted_kubernetes_secret_on_sqlx() {
-    let db = database(shared().await, "mounted").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "mounted").await;
     let (turns, folder) = (Turns::new(&db).await, Folder::new("mounted-load"));
     let mut version = 0;
     let mut publish = async || {
@@ -464,7 +447,7 @@ async fn a_mounted_kubernetes_secret_on_sqlx() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_rendered_by_an_agent_on_deadpool() {
-    let db = database(shared().await, "rendered").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "rendered").await;
     let (turns, folder) = (Turns::new(&db).await, Folder::new("rendered-load"));
     let render = async || {
         let secret = turns.json().await;
@@ -483,7 +466,7 @@ async fn a_file_rendered_by_an_agent_on_deadpool() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closure_whose_passwords_end_on_sqlx() {
-    let db = database(shared().await, "closure").await;
+    let db = database(leasehold_testkit::shared().await.unwrap(), "closure").await;
     let turns = Turns::new(&db).await;
     let source = FnSource::new("tokens of 8 s", move || {
         let turns = turns.clone();
@@ -505,7 +488,7 @@ async fn a_closure_whose_passwords_end_on_sqlx() {
 #[tokio::test(flavor = "multi_thread")]
 async fn vault_else_the_environment_on_sqlx() {
     // It is sealed here: a server of its own.
-    let stack = Stack::builder().audit_raw().start().await.unwrap();
+    let stack = Stack::start().await.unwrap();
     // A chain falls back after a tenth of the TTL without an answer.
     let db = with_leases_of(&stack, "chain", s(20)).await;
     let (env_user, env_password) = Turns::new(&db).await.next().await;
