@@ -13,11 +13,7 @@ use crate::clock::{Clock, Time};
 use crate::credential::{Credential, Issued, Lease};
 use crate::machine::Remains;
 use crate::rotator::ShutdownReport;
-use crate::source::{CredentialSource, DynSource, ErrorKind, RevokeMode, SourceError};
-
-/// How often a revocation that failed for now is tried.
-const REVOKE_TRIES: u32 = 4;
-const REVOKE_PACE: Duration = Duration::from_millis(200);
+use crate::source::{CredentialSource, DynSource, ErrorKind, SourceError, end_lease};
 
 /// Issues one login for a program that is done before it ends: a migration, a job, a script.
 ///
@@ -153,7 +149,7 @@ async fn give_back(held: Held, clock: Clock) -> ShutdownReport {
     let Issued { credential, lease, parent } = issued;
     let mut remains = Vec::new();
     if lease.id.is_some()
-        && let Err(error) = revoke(&*source, &lease).await
+        && let Err(error) = end_lease(&*source, &lease).await
     {
         let lease = lease.ttl.map(|ttl| sent + ttl);
         let token = parent.as_ref().and_then(|parent| parent.state().ends);
@@ -168,23 +164,6 @@ async fn give_back(held: Held, clock: Clock) -> ShutdownReport {
     // What keeps a token alive goes before the source is asked to give it back.
     drop(parent);
     ShutdownReport { remains, source: source.close().await }
-}
-
-async fn revoke(source: &dyn DynSource, lease: &Lease) -> Result<(), SourceError> {
-    let mut tries = 1;
-    loop {
-        match source.revoke(lease, RevokeMode::Sync).await {
-            Err(error) if error.is_transient() && tries < REVOKE_TRIES => {
-                tokio::time::sleep(REVOKE_PACE * tries).await;
-                tries += 1;
-            }
-            Err(error) if error.kind() == ErrorKind::Denied => {
-                let second = Duration::from_secs(1);
-                return source.renew(lease, second).await.map(|_| ()).map_err(|_| error);
-            }
-            done => return done,
-        }
-    }
 }
 
 impl Drop for Once {

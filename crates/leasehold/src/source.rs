@@ -280,3 +280,26 @@ impl<S: CredentialSource> DynSource for S {
         CredentialSource::describe(self)
     }
 }
+
+/// How often a revocation that failed for now is tried where no lease machine repeats it.
+const REVOKE_TRIES: u32 = 4;
+const REVOKE_PACE: Duration = Duration::from_millis(200);
+
+/// Ends a lease that no lease machine looks after.
+pub(crate) async fn end_lease(source: &dyn DynSource, lease: &Lease) -> Result<(), SourceError> {
+    let mut tries = 1;
+    loop {
+        match source.revoke(lease, RevokeMode::Sync).await {
+            Err(error) if error.is_transient() && tries < REVOKE_TRIES => {
+                tokio::time::sleep(REVOKE_PACE * tries).await;
+                tries += 1;
+            }
+            // Renewing is allowed more often than revoking, and can cut a lease short as well.
+            Err(error) if error.kind() == ErrorKind::Denied => {
+                let second = Duration::from_secs(1);
+                return source.renew(lease, second).await.map(|_| ()).map_err(|_| error);
+            }
+            done => return done,
+        }
+    }
+}

@@ -12,7 +12,9 @@ use tracing::{debug, warn};
 
 use crate::clock::{Clock, Time};
 use crate::credential::{Issued, Lease};
-use crate::source::{BoxFuture, CredentialSource, DynSource, ErrorKind, RevokeMode, SourceError};
+use crate::source::{
+    BoxFuture, CredentialSource, DynSource, ErrorKind, RevokeMode, SourceError, end_lease,
+};
 
 /// How long an answer may take, and how long issuing may fail while a login of the primary is in
 /// use: a server that restarts is no reason to leave it. Less where leases are short.
@@ -23,9 +25,6 @@ const APART: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// At the end: for a request to be answered, and again for each login to be given back.
 const LAST_WAIT: Duration = Duration::from_secs(5);
-/// How often a revocation that failed for now is tried.
-const REVOKE_TRIES: u32 = 4;
-const REVOKE_PACE: Duration = Duration::from_millis(200);
 
 /// "Vault, else the environment": asks the primary, and where it can't be had the fallback.
 ///
@@ -355,21 +354,7 @@ impl Chain {
 
     async fn give_back(&self, lease: &Lease) -> Result<(), SourceError> {
         let (primary, _) = self.maker(lease)?;
-        let mut tries = 1;
-        loop {
-            match primary.revoke(lease, RevokeMode::Sync).await {
-                Err(error) if error.is_transient() && tries < REVOKE_TRIES => {
-                    tokio::time::sleep(REVOKE_PACE * tries).await;
-                    tries += 1;
-                }
-                // Renewing is allowed more often than revoking, and can cut a lease short as well.
-                Err(error) if error.kind() == ErrorKind::Denied => {
-                    let second = Duration::from_secs(1);
-                    return primary.renew(lease, second).await.map(|_| ()).map_err(|_| error);
-                }
-                done => return done,
-            }
-        }
+        end_lease(&*primary, lease).await
     }
 
     fn on_primary(&self, issued: &Issued) {
