@@ -45,6 +45,10 @@ pub struct Args {
     /// more than once. Names: vault-pause, vault-stop, vault-seal, lease-revoke, token-revoke, pg-restart.
     #[arg(long)]
     pub fault: Vec<Fault>,
+    /// Draws faults from this seed, one after the other, all through the run. A failure that the
+    /// fault before it does not account for is reported as unexplained.
+    #[arg(long, value_name = "SEED", conflicts_with = "fault")]
+    pub random_faults: Option<u64>,
     /// The AppRole's token TTL, in seconds.
     #[arg(long, default_value_t = 3600)]
     pub token_ttl: u64,
@@ -91,7 +95,7 @@ impl PoolKind {
 }
 
 /// What can be broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
     /// Vault accepts connections and answers nothing.
     VaultPause,
@@ -105,6 +109,34 @@ pub enum FaultKind {
     TokenRevoke,
     /// Postgres is restarted.
     PgRestart,
+}
+
+impl FaultKind {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::VaultPause,
+        Self::VaultStop,
+        Self::VaultSeal,
+        Self::LeaseRevoke,
+        Self::TokenRevoke,
+        Self::PgRestart,
+    ];
+
+    /// As `--fault` has it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::VaultPause => "vault-pause",
+            Self::VaultStop => "vault-stop",
+            Self::VaultSeal => "vault-seal",
+            Self::LeaseRevoke => "lease-revoke",
+            Self::TokenRevoke => "token-revoke",
+            Self::PgRestart => "pg-restart",
+        }
+    }
+
+    /// Lasts for as long as one says.
+    pub(crate) fn is_outage(self) -> bool {
+        matches!(self, Self::VaultPause | Self::VaultStop | Self::VaultSeal)
+    }
 }
 
 /// One accident.
@@ -125,15 +157,10 @@ impl FromStr for Fault {
         let (name, when) = text
             .split_once('@')
             .ok_or("say NAME@AT or NAME@AT:FOR, in seconds, as in vault-pause@20:20")?;
-        let kind = match name {
-            "vault-pause" => FaultKind::VaultPause,
-            "vault-stop" => FaultKind::VaultStop,
-            "vault-seal" => FaultKind::VaultSeal,
-            "lease-revoke" => FaultKind::LeaseRevoke,
-            "token-revoke" => FaultKind::TokenRevoke,
-            "pg-restart" => FaultKind::PgRestart,
-            other => return Err(format!("no fault is called {other:?}; see --help")),
-        };
+        let kind = FaultKind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == name)
+            .ok_or_else(|| format!("no fault is called {name:?}; see --help"))?;
         let seconds = |s: &str| {
             let n: f64 = s.parse().map_err(|_| format!("{s:?} is not a number of seconds"))?;
             Duration::try_from_secs_f64(n).map_err(|e| format!("{s:?}: {e}"))
@@ -142,9 +169,7 @@ impl FromStr for Fault {
             Some((at, lasts)) => (seconds(at)?, seconds(lasts)?),
             None => (seconds(when)?, Duration::ZERO),
         };
-        let outage =
-            matches!(kind, FaultKind::VaultPause | FaultKind::VaultStop | FaultKind::VaultSeal);
-        if outage && lasts.is_zero() {
+        if kind.is_outage() && lasts.is_zero() {
             return Err(format!("{name} needs to know for how long: {name}@{when}:SECONDS"));
         }
         Ok(Self { kind, at, lasts })

@@ -9,6 +9,7 @@ mod load;
 mod pools;
 mod report;
 mod sockets;
+mod weather;
 mod world;
 
 use std::time::{Duration, Instant};
@@ -36,8 +37,11 @@ fn fail(message: String) -> AnyError {
 /// When the servers, the login or the pool can't be set up, or a fault can't be made.
 pub async fn run(args: &Args) -> Result<Report, AnyError> {
     let world = World::new(args).await?;
-    if !args.fault.is_empty() && !world.is_own() {
-        return Err(fail("--fault needs servers of our own: leave out --external".into()));
+    let mut faults = args.fault.clone();
+    faults.extend(args.random_faults.into_iter().flat_map(|seed| weather::draw(seed, args)));
+    faults.sort_by_key(|f| f.at);
+    if !faults.is_empty() && !world.is_own() {
+        return Err(fail("faults need servers of our own: leave out --external".into()));
     }
     let chronicle = Chronicle::default();
     let ear = chronicle.clone();
@@ -53,8 +57,6 @@ pub async fn run(args: &Args) -> Result<Report, AnyError> {
     let end = begun + Duration::from_secs(args.seconds);
     let faults = async {
         let mut seen = Vec::new();
-        let mut faults = args.fault.clone();
-        faults.sort_by_key(|f| f.at);
         for fault in faults {
             tokio::time::sleep_until((begun + fault.at).into()).await;
             eprintln!("fault: {:?} for {:?}", fault.kind, fault.lasts);
@@ -62,7 +64,7 @@ pub async fn run(args: &Args) -> Result<Report, AnyError> {
             eprintln!("fault over: {:?}", fault.kind);
             // One that has no length of its own is over as soon as it is made.
             let over = if fault.lasts.is_zero() { lasted.0 } else { Instant::now() };
-            seen.push(report::Harm { lasted, over });
+            seen.push(report::Harm { kind: fault.kind, lasted, over });
         }
         Ok::<_, AnyError>(seen)
     };

@@ -16,7 +16,7 @@ async fn main() -> ExitCode {
     match drill(&args).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
-            eprintln!("something was left after the shutdown");
+            eprintln!("something was left after the shutdown, or failed without a fault");
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -35,5 +35,5 @@ async fn main() -> ExitCode {
 async fn drill(args: &Args) -> Result<bool, AnyError> {
     let report = leasehold_drill::run(args).await?;
     println!("{}", serde_json::to_string(&report)?);
-    Ok(report.nothing_left())
+    Ok(report.nothing_left() && report.unexplained == 0)
 }

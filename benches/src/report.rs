@@ -11,7 +11,7 @@ use leasehold_vault::CallCounts;
 use serde::Serialize;
 
 use crate::AnyError;
-use crate::args::Args;
+use crate::args::{Args, FaultKind};
 use crate::chronicle::Told;
 use crate::load::Op;
 use crate::world::Left;
@@ -38,6 +38,10 @@ pub struct Report {
     pub failed_by_sqlstate: BTreeMap<String, usize>,
     /// Those that failed while a fault lasted, by SQLSTATE and place, as in `28P01@checkout`.
     pub failed_during_fault: BTreeMap<String, usize>,
+    /// Faults that were made, by name.
+    pub faults: BTreeMap<&'static str, usize>,
+    /// Failures, short and long, that no fault accounts for.
+    pub unexplained: usize,
     /// Long transactions that were committed.
     pub long_ok: usize,
     /// Long transactions that failed.
@@ -99,6 +103,7 @@ pub struct Calls {
 /// A fault that was made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Harm {
+    pub(crate) kind: FaultKind,
     /// It was there for certain between these.
     pub(crate) lasted: (Instant, Instant),
     /// Its cause was gone for certain from here on.
@@ -142,6 +147,10 @@ impl Report {
                 *failed_during_fault.entry(key).or_insert(0) += 1;
             }
         }
+        let mut faults = BTreeMap::new();
+        for harm in seen.faults {
+            *faults.entry(harm.kind.as_str()).or_insert(0) += 1;
+        }
         let mut rotations = BTreeMap::new();
         for life in told.lives.iter().filter(|(n, _)| **n > 1).map(|(_, l)| l) {
             *rotations.entry(life.reason.clone()).or_insert(0) += 1;
@@ -161,6 +170,8 @@ impl Report {
             skipped: seen.skipped,
             failed_by_sqlstate,
             failed_during_fault,
+            faults,
+            unexplained: unexplained(seen),
             long_ok: long().filter(good).count(),
             long_failed: long().filter(|o| o.failure.is_some()).count(),
             rotations,
@@ -197,6 +208,36 @@ impl Report {
             .iter()
             .all(|n| n.unwrap_or(0) == 0)
     }
+}
+
+/// Failures that no fault accounts for.
+fn unexplained(seen: &Seen<'_>) -> usize {
+    let explained = |op: &&Op| {
+        seen.faults.iter().any(|harm| {
+            let (from, until) = aftermath(harm, seen.told);
+            harm.kind.may_cause(op.sqlstate()) && op.begun <= until && op.ended() >= from
+        })
+    };
+    let failed = seen.ops.iter().filter(|op| op.failure.is_some());
+    failed
+        .filter(|op| !explained(op))
+        .inspect(|op| {
+            let at = op.begun.saturating_duration_since(seen.begun).as_secs_f64();
+            let message = op.failure.as_ref().map_or("", |f| f.message.as_str());
+            eprintln!("unexplained at {at:.3} s: {} {message}", op.sqlstate());
+        })
+        .count()
+}
+
+/// From the beginning of a fault until its damage must be over: the swap that follows it, where
+/// one comes soon, and a moment for what was open.
+fn aftermath(harm: &Harm, told: &Told) -> (Instant, Instant) {
+    const SOON: Duration = Duration::from_secs(8);
+    const MOMENT: Duration = Duration::from_secs(2);
+    let from = harm.lasted.0;
+    let swaps = told.lives.values().map(|l| l.swapped);
+    let next = swaps.filter(|s| *s >= from && *s <= harm.over + SOON).max();
+    (from, next.map_or(harm.over, |s| s.max(harm.over)) + MOMENT)
 }
 
 /// From each swap to its Drained, at least one second.
