@@ -2,3 +2,5 @@
 //! and pools, on virtual time. One seed is one history.
 
 #![forbid(unsafe_code)]
+
+pub mod vault;
