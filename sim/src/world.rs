@@ -165,8 +165,6 @@ pub(crate) enum Ev {
     Attach(PoolPlan),
     /// The service is shut down.
     Shutdown,
-    /// Borrowers come.
-    Rush,
     /// The static role's password changes as planned.
     Password,
 }
@@ -483,6 +481,8 @@ impl World {
     pub(crate) fn settle(&mut self) {
         if self.finished.is_none() {
             if self.real >= self.suspended_until {
+                // A roll that is not allowed ends before anybody gets a connection of it.
+                self.tend_drains();
                 self.traffic(false);
                 self.tend_drains();
             }
@@ -537,7 +537,6 @@ impl World {
             }
             Ev::Attach(pool) => self.attach(pool),
             Ev::Shutdown => self.shut_down(),
-            Ev::Rush => self.traffic(true),
             Ev::Password => {
                 self.change_password();
                 self.schedule_password_change();
@@ -568,9 +567,30 @@ impl World {
     /// Borrowers come to every pool.
     pub(crate) fn rush(&mut self) {
         if self.finished.is_none() && self.real >= self.suspended_until {
+            self.tend_drains();
             self.traffic(true);
             self.settle();
         }
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.real < self.suspended_until
+    }
+
+    /// A request about the lease of a login was not answered yet.
+    pub(crate) fn is_request_open(&self, login: LoginId) -> bool {
+        let about = |call: &Call| match call {
+            Call::Renew { login: of, .. } | Call::Revoke { login: of, .. } => *of == login,
+            _ => false,
+        };
+        self.pending.iter().any(about)
+            || self.queue.iter().any(|s| match &s.what {
+                Ev::Arrive(call, _) => about(call),
+                Ev::Input(Input::Revoked { login: of, .. } | Input::Renewed { login: of, .. }) => {
+                    *of == login
+                }
+                _ => false,
+            })
     }
 
     pub(crate) fn has_open_pools(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use leasehold::simulation::{Action, Input, Revocation, SOFT_REVOKE, Stage};
+use leasehold::simulation::{Action, Input, Revocation, SOFT_REVOKE};
 use leasehold::{ErrorKind, Event, Observation, Remains, RevokeMode};
 
 use super::{Call, Drain, DrainTask, Ev, Generation, Superseded, World};
@@ -48,6 +48,13 @@ impl World {
                 }
             }
             _ => {}
+        }
+        if let Input::Issued { sent, result: Err(error), .. } = input
+            && !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Malformed)
+            && let Some(at) = self.mints.iter().position(|mint| mint == sent)
+        {
+            // Nothing was made: it draws no permit.
+            self.mints.remove(at);
         }
         let answer = match input {
             Input::Issued { result, .. } => Some(result.as_ref().err()),
@@ -253,8 +260,4 @@ impl World {
         invariants::i9_the_report_is_exact(self, &left);
     }
 
-    /// Every credential has exactly one place in the machine, or is on its way out.
-    pub(crate) fn stage_of(&self, login: u64) -> Option<Stage> {
-        self.machine.logins().find(|(_, l)| l.id == login).map(|(stage, _)| stage)
-    }
 }

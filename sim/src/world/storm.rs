@@ -111,9 +111,7 @@ impl World {
             }
             Weather::PasswordChanged => self.change_password(),
             Weather::Rush => {
-                if self.finished.is_none() && self.real >= self.suspended_until {
-                    self.traffic(true);
-                }
+                self.rush();
             }
         }
         self.apply_weather();

@@ -68,7 +68,41 @@ mod mutations {
     }
 
     mutations! {
-        /// The drain begins before the swap.
-        DrainBeforePublish: "I1",
+        /// a swap raises the number by two
+        SkipsNumbers: "I1",
+        /// the drain is ordered before the swap
+        DrainsBeforeTheSwap: "I1",
+        /// a login that is gone is rolled like any other
+        RollsWhatIsGone: "I2",
+        /// the roll lasts as long as the drain
+        RollsForTheWholeGrace: "I2",
+        /// a drain ends with its roll
+        DrainsWithoutGrace: "I3",
+        /// what was superseded is revoked at once
+        RevokesUndrained: "I4",
+        /// a candidate is swapped to without a proof
+        SwapsUnproven: "I5",
+        /// a candidate that every pool refuses is swapped to
+        SwapsToRefused: "I5",
+        /// at the end of a lease its connections are given up
+        DistrustsAtTheEnd: "I6",
+        /// after a mint that failed nothing is tried again
+        GivesUp: "I6",
+        /// every mint is permitted
+        MintsWithoutPermit: "I7",
+        /// a third request to mint is sent while two hang
+        MintsTooMany: "I7",
+        /// a credential that comes late is dropped and not revoked
+        DropsLateMints: "I7",
+        /// a lease is taken to live on without its token
+        IgnoresTheToken: "I8",
+        /// a shutdown neither waits for revocations nor reports them
+        WaitsForNoRevocation: "I9",
+        /// a shutdown forgets mints that hang
+        ForgetsMints: "I9",
+        /// a failed mint sets no timer
+        ForgetsItsTimer: "I11",
+        /// a lease's end is counted from the answer
+        CountsFromTheAnswer: "I12",
     }
 }
