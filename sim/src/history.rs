@@ -9,7 +9,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::invariants::{self, Invariant};
-use crate::plan::{Plan, TokenKind};
+use crate::plan::Plan;
 use crate::world::{Violation, World};
 
 /// Once the weather has cleared up, this is enough to be served again: twice the longest pauses
@@ -141,7 +141,7 @@ fn recover(world: &mut World, until: impl Fn(&mut World, Time)) {
         }
         // A token that was given and is gone: a person has to give another. Without a pool nobody
         // notices that a role is gone.
-        if world.plan.token == TokenKind::Given || !world.has_open_pools() {
+        if world.session.needs_a_person() || !world.has_open_pools() {
             return;
         }
         if waited > RECOVERY {

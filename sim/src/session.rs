@@ -321,6 +321,13 @@ impl Session {
         }
     }
 
+    /// There is no token any more, and no way to another: a person has to give one.
+    #[must_use]
+    pub fn needs_a_person(&self) -> bool {
+        let dead = self.epochs.get(&self.current).is_none_or(|epoch| epoch.dead);
+        self.given && !self.repeatable() && dead
+    }
+
     /// What a lease is told of its token.
     #[must_use]
     pub fn state(&self, number: u32) -> Option<ParentState> {

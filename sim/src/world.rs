@@ -492,7 +492,7 @@ impl World {
     }
 
     /// A timer of the client has gone off.
-    fn wake(&mut self) {
+    pub(crate) fn wake(&mut self) {
         let now = self.clock();
         if self.session.next_due().is_some_and(|at| at <= now) {
             self.session.tick(&mut self.vault, self.real, now);
@@ -506,7 +506,7 @@ impl World {
         invariants::i11_no_spinning(self, self.idle_wakes);
     }
 
-    fn hear_of_tokens(&mut self) {
+    pub(crate) fn hear_of_tokens(&mut self) {
         for (epoch, state) in self.session.take_news() {
             let of_it = self.held.iter().filter(|(_, held)| held.epoch == Some(epoch));
             for login in of_it.map(|(login, _)| *login).collect::<Vec<_>>() {

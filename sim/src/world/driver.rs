@@ -218,6 +218,10 @@ impl World {
         if first {
             let plan = self.plan.clone();
             for (n, pool) in plan.pools.iter().enumerate() {
+                if self.manual {
+                    self.attach(*pool);
+                    continue;
+                }
                 self.after(Duration::from_millis(n as u64), Ev::Attach(*pool));
             }
         } else {

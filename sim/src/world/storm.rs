@@ -238,6 +238,12 @@ impl World {
         self.after(delay, Ev::News(self.watches));
     }
 
+    /// Vault goes away, or comes back.
+    pub(crate) fn set_away(&mut self, away: bool) {
+        self.windows.down = if away { Time::from_start(Duration::MAX) } else { Time::ZERO };
+        self.apply_weather();
+    }
+
     /// The weather clears up for good.
     pub(crate) fn clear_up(&mut self) {
         let per_cent = self.windows.per_cent;

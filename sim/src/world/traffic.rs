@@ -32,7 +32,7 @@ impl World {
         }
     }
 
-    pub(super) fn secret(&self, generation: u64) -> Option<Secret> {
+    pub(crate) fn secret(&self, generation: u64) -> Option<Secret> {
         self.generations.get(&generation).map(|g| g.secret)
     }
 
