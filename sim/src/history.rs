@@ -9,7 +9,7 @@ use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::invariants::{self, Invariant};
-use crate::plan::Plan;
+use crate::plan::{Plan, Source};
 use crate::world::{Violation, World};
 
 /// Once the weather has cleared up, this is enough to be served again: twice the longest pauses
@@ -77,6 +77,10 @@ pub fn run_plan(plan: Plan, traced: bool) -> Outcome {
     let calm_at = Time::from_start(plan.storm + Duration::from_secs(1));
     let until = |world: &mut World, at: Time| {
         while world.violation.is_none() && world.finished.is_none() && world.stats.steps < STEPS {
+            // Nothing more happens of itself: the service is shut down.
+            if world.session.needs_a_person() && world.stopping.is_none() {
+                break;
+            }
             if world.next().is_none_or(|next| next > at) {
                 break;
             }
@@ -134,6 +138,8 @@ fn recover(world: &mut World, until: impl Fn(&mut World, Time)) {
         }
         let wrong = match invariants::i6_is_served(world) {
             Ok(()) => return,
+            // With the connections that it has nobody notices that there would be no others.
+            Err(_) if world.plan.source != Source::Dynamic && world.is_connected() => return,
             Err(wrong) => wrong,
         };
         if world.violation.is_some() || world.finished.is_some() || world.stopping.is_some() {

@@ -273,7 +273,7 @@ fn pick(n: u32, of: u32) -> u32 {
 }
 
 impl Weather {
-    fn decode(kind: u32, a: u32, b: u32, storm: Duration) -> Self {
+    fn decode(kind: u32, a: u32, b: u32, storm: Duration, ttl: u64) -> Self {
         // Short ones are as likely as long ones, up to a third of the history.
         let lasting = log_scale(part(a), 0.05, (storm.as_secs_f64() / 3.0).max(1.0));
         match pick(kind, 30) {
@@ -299,7 +299,7 @@ impl Weather {
             20 => Self::Forward(lasting),
             21 => Self::Back(lasting),
             22 => Self::Suspended(lasting),
-            23 => Self::Attach(PoolPlan::decode(b)),
+            23 => Self::Attach(PoolPlan::decode(b, ttl)),
             24 => Self::Close(b as usize % 4),
             25 => Self::Hold(b as usize % 4),
             26 | 27 => Self::Report((b % 3) as u8),
@@ -310,8 +310,10 @@ impl Weather {
 }
 
 impl PoolPlan {
-    fn decode(n: u32) -> Self {
-        let lag = if n.is_multiple_of(3) { log_scale(part(n), 0.001, 5.0) } else { Duration::ZERO };
+    fn decode(n: u32, ttl: u64) -> Self {
+        // One that lags by half of a login's life is of no use with such logins.
+        let most = (ttl as f64 / 4.0).min(5.0);
+        let lag = if n.is_multiple_of(3) { log_scale(part(n), 0.001, most) } else { Duration::ZERO };
         Self { aborts: n % 2 == 1, max: 1 + pick(n, 4) as usize, lag }
     }
 }
@@ -346,13 +348,13 @@ impl Plan {
         let token_max_ttl = token_ttl + (token_ttl as f64 * 10.0 * part(h[5])) as u64;
         let grace = (pick(h[6], 4) == 3).then(|| log_scale(part(h[7]), 0.5, 120.0));
         let roll = (pick(h[8], 4) == 3).then(|| log_scale(part(h[9]), 0.01, 10.0));
-        let pools = (0..pick(h[10], 4)).map(|i| PoolPlan::decode(h[11 + i as usize])).collect();
+        let pools = (0..pick(h[10], 4)).map(|i| PoolPlan::decode(h[11 + i as usize], ttl)).collect();
         let lives = 2.0 + 9.0 * part(h[14]);
         let storm = Duration::from_secs_f64(ttl as f64 * lives);
         let fair = pick(h[15], 10) == 9;
         let mut weather: Vec<_> = (weather.iter())
             .filter(|_| !fair)
-            .map(|(at, kind, a, b)| (storm.mul_f64(part(*at)), Weather::decode(*kind, *a, *b, storm)))
+            .map(|(at, kind, a, b)| (storm.mul_f64(part(*at)), Weather::decode(*kind, *a, *b, storm, ttl)))
             .collect();
         weather.sort_by_key(|(at, _)| *at);
         let fates = fates.iter().filter(|_| !fair).map(|n| Fate::decode(*n)).collect();

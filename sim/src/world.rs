@@ -252,7 +252,10 @@ pub struct World {
     pub(crate) finished: Option<Vec<Remains>>,
     pub(crate) unanswered_at_end: usize,
     watches: u64,
-    watched: Option<u32>,
+    /// The source waits for news.
+    watching: bool,
+    /// The password that it has shown.
+    shown: u32,
     told: [u64; 3],
     requests: usize,
     pool_ids: u32,
@@ -319,7 +322,8 @@ impl World {
             finished: None,
             unanswered_at_end: 0,
             watches: 0,
-            watched: None,
+            watching: false,
+            shown: 0,
             told: [0; 3],
             requests: 0,
             pool_ids: 0,
@@ -531,7 +535,7 @@ impl World {
             Ev::Input(input) => self.feed(input),
             Ev::Look => self.feed(Input::Tick),
             Ev::News(watch) => {
-                if watch == self.watches && self.watched.take().is_some() {
+                if watch == self.watches && std::mem::take(&mut self.watching) {
                     self.feed(Input::Changed);
                 }
             }
@@ -591,6 +595,10 @@ impl World {
                 }
                 _ => false,
             })
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.pools.iter().all(|pool| pool.closed || !pool.conns.is_empty())
     }
 
     pub(crate) fn has_open_pools(&self) -> bool {

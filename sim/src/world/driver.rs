@@ -154,7 +154,7 @@ impl World {
                     self.violate(invariants::Invariant::I6, "closes the pools with no shutdown".to_owned());
                 }
                 self.pools_closed = true;
-                self.watched = None;
+                self.watching = false;
                 for pool in &mut self.pools {
                     pool.close();
                 }

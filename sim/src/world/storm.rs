@@ -228,12 +228,14 @@ impl World {
             return;
         }
         self.postgres.password += 1;
-        if self.watched.is_some_and(|seen| seen != self.postgres.password) {
-            self.tell_news();
-        }
+        self.tell_news();
     }
 
+    /// If the source waits, and has something newer than it has shown.
     pub(super) fn tell_news(&mut self) {
+        if !self.watching || self.shown == self.postgres.password {
+            return;
+        }
         let delay = Duration::from_secs(5).mul_f64(self.rng.f64());
         self.after(delay, Ev::News(self.watches));
     }

@@ -418,7 +418,8 @@ impl Machine {
         if !candidate.revocable && (refused || rotation.outdated) {
             return self.read_again(now, refused);
         }
-        if refused && rotation.proof.failures >= PROOF_REJECTIONS {
+        let long = now - candidate.issued >= candidate.terms.lag_patience();
+        if refused && rotation.proof.failures >= PROOF_REJECTIONS && long {
             // Every pool refuses it, and not because a replica lags: it is of no use.
             rotation.proof = Proof::default();
             rotation.failures += 1;
