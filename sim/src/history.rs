@@ -129,6 +129,9 @@ fn recover(world: &mut World, until: impl Fn(&mut World, Time)) {
     // No fate, no suspension is left over from the storm.
     let calm = world.trouble.max(begun);
     until(world, calm);
+    if calm > world.real {
+        world.go_to(calm);
+    }
     let mut waited = Duration::ZERO;
     loop {
         for _ in 0..3 {
@@ -150,8 +153,11 @@ fn recover(world: &mut World, until: impl Fn(&mut World, Time)) {
         if world.session.needs_a_person() || !world.has_open_pools() {
             return;
         }
-        if waited > RECOVERY {
+        if waited > RECOVERY && world.stats.steps < STEPS {
             return world.violate(Invariant::I6, format!("not served {waited:?} after the weather cleared up: {wrong}"));
+        }
+        if world.stats.steps >= STEPS {
+            return;
         }
         let next = world.real + RUSH;
         until(world, next);

@@ -381,13 +381,17 @@ pub fn i9_the_report_is_exact(world: &mut World, tokens_left: &[TokenId]) {
     let mut wrong = Vec::new();
     for (login, held) in &world.held {
         let Some(lease) = held.lease else { continue };
-        let listed = remains.iter().any(|r| r.username.as_deref() == Some(&held.username()));
+        let of_it = |r: &&Remains| r.username.as_deref() == Some(&held.username());
+        let entry = remains.iter().find(of_it);
+        let listed = entry.is_some();
+        // Its connections are what is left of it.
+        let over = entry.is_some_and(|r| r.ends_in == Some(Duration::ZERO));
         let known = world.vault.lease(lease).filter(|known| known.state == LeaseState::Live);
         // Its own token's end, which the session reports, is its end too.
         let with_token = known.is_some_and(|known| tokens_left.contains(&known.token));
         match known {
             Some(_) if !listed && !held.unsure && !with_token => wrong.push((*login, "is left, and not reported")),
-            None if listed && !held.unsure && !world.is_request_open(*login) && !world.plan.token.is_own() => {
+            None if listed && !over && !held.unsure && !world.is_request_open(*login) && !world.plan.token.is_own() => {
                 wrong.push((*login, "is reported, and not there"));
             }
             _ => {}

@@ -274,8 +274,10 @@ fn pick(n: u32, of: u32) -> u32 {
 
 impl Weather {
     fn decode(kind: u32, a: u32, b: u32, storm: Duration, ttl: u64) -> Self {
-        // Short ones are as likely as long ones, up to a third of the history.
-        let lasting = log_scale(part(a), 0.05, (storm.as_secs_f64() / 3.0).max(1.0));
+        // Short ones are as likely as long ones, up to a third of the history. Where requests are
+        // repeated all the time, half a day shows as much as a month.
+        let long = log_scale(part(a), 0.05, (storm.as_secs_f64() / 3.0).max(1.0));
+        let lasting = long.min(Duration::from_secs(43_200));
         match pick(kind, 30) {
             0 => Self::Rush,
             1 => Self::Rotate,
@@ -296,9 +298,9 @@ impl Weather {
             17 => Self::LeaseForced,
             18 => Self::TokenRevoked,
             19 => Self::RoleDropped,
-            20 => Self::Forward(lasting),
-            21 => Self::Back(lasting),
-            22 => Self::Suspended(lasting),
+            20 => Self::Forward(long),
+            21 => Self::Back(long),
+            22 => Self::Suspended(long),
             23 => Self::Attach(PoolPlan::decode(b, ttl)),
             24 => Self::Close(b as usize % 4),
             25 => Self::Hold(b as usize % 4),
@@ -312,7 +314,7 @@ impl Weather {
 impl PoolPlan {
     fn decode(n: u32, ttl: u64) -> Self {
         // One that lags by half of a login's life is of no use with such logins.
-        let most = (ttl as f64 / 4.0).min(5.0);
+        let most = (ttl as f64 / 8.0).min(5.0);
         let lag = if n.is_multiple_of(3) { log_scale(part(n), 0.001, most) } else { Duration::ZERO };
         Self { aborts: n % 2 == 1, max: 1 + pick(n, 4) as usize, lag }
     }
@@ -348,13 +350,13 @@ impl Plan {
         let token_max_ttl = token_ttl + (token_ttl as f64 * 10.0 * part(h[5])) as u64;
         let grace = (pick(h[6], 4) == 3).then(|| log_scale(part(h[7]), 0.5, 120.0));
         let roll = (pick(h[8], 4) == 3).then(|| log_scale(part(h[9]), 0.01, 10.0));
-        let pools = (0..pick(h[10], 4)).map(|i| PoolPlan::decode(h[11 + i as usize], ttl)).collect();
+        let pools = (0..pick(h[10], 4)).map(|i| PoolPlan::decode(h[11 + i as usize], ttl.min(token_ttl))).collect();
         let lives = 2.0 + 9.0 * part(h[14]);
         let storm = Duration::from_secs_f64(ttl as f64 * lives);
         let fair = pick(h[15], 10) == 9;
         let mut weather: Vec<_> = (weather.iter())
             .filter(|_| !fair)
-            .map(|(at, kind, a, b)| (storm.mul_f64(part(*at)), Weather::decode(*kind, *a, *b, storm, ttl)))
+            .map(|(at, kind, a, b)| (storm.mul_f64(part(*at)), Weather::decode(*kind, *a, *b, storm, ttl.min(token_ttl))))
             .collect();
         weather.sort_by_key(|(at, _)| *at);
         let fates = fates.iter().filter(|_| !fair).map(|n| Fate::decode(*n)).collect();
