@@ -2,3 +2,14 @@
 //! and pools, on virtual time. One seed is one history.
 
 #![forbid(unsafe_code)]
+
+pub mod explore;
+pub mod history;
+pub mod invariants;
+pub mod mutate;
+pub mod plan;
+pub mod pool;
+pub mod postgres;
+pub mod session;
+pub mod vault;
+pub mod world;
