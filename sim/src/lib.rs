@@ -3,4 +3,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod history;
+pub mod invariants;
+pub mod plan;
+pub mod pool;
+pub mod postgres;
+pub mod session;
 pub mod vault;
+pub mod world;

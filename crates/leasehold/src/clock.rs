@@ -11,13 +11,11 @@ use std::ops::{Add, Sub};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::fold::Fold;
+
 /// No timer sleeps longer than this before both clocks are read again: the monotonic clock, on
 /// which timers run, stands still while a machine is suspended.
 pub const MAX_SLEEP: Duration = Duration::from_secs(5);
-
-/// A wall clock that falls back by less than this between two readings is taken for ordinary
-/// slewing; by more, for having been set, and the difference is ignored from then on.
-const SET_BACK: Duration = Duration::from_millis(50);
 
 /// An instant on a [`Clock`]'s axis, as the time since that clock was made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -83,15 +81,7 @@ pub struct Clock(Arc<Inner>);
 struct Inner {
     start: tokio::time::Instant,
     wall: Box<dyn Fn() -> SystemTime + Send + Sync>,
-    skew: Mutex<Skew>,
-}
-
-/// What the wall clock gained on the monotonic one, in nanoseconds.
-struct Skew {
-    wall_start: SystemTime,
-    last: i128,
-    most: i128,
-    now: Duration,
+    fold: Mutex<Fold>,
 }
 
 impl Clock {
@@ -109,32 +99,15 @@ impl Clock {
         Self(Arc::new(Inner {
             start: tokio::time::Instant::now(),
             wall: Box::new(wall),
-            skew: Mutex::new(Skew { wall_start, last: 0, most: 0, now: Duration::ZERO }),
+            fold: Mutex::new(Fold::new(wall_start)),
         }))
     }
 
     /// Now. Never earlier than an instant returned before.
     #[must_use]
     pub fn now(&self) -> Time {
-        let mono = self.0.start.elapsed();
-        let mut skew = self.0.skew.lock().unwrap_or_else(PoisonError::into_inner);
-        let wall = nanos((self.0.wall)(), skew.wall_start);
-        let gained = wall - i128::try_from(mono.as_nanos()).unwrap_or(i128::MAX);
-        if gained < skew.last - SET_BACK.as_nanos() as i128 {
-            // Set back: measure from here as if nothing had happened, so that a later suspension
-            // is not hidden behind the step.
-            let back = u64::try_from(skew.last - gained).unwrap_or(u64::MAX);
-            skew.wall_start = skew
-                .wall_start
-                .checked_sub(Duration::from_nanos(back))
-                .unwrap_or(SystemTime::UNIX_EPOCH);
-        } else {
-            skew.last = gained;
-            skew.most = skew.most.max(gained);
-        }
-        let ahead = u64::try_from(skew.most).unwrap_or(u64::MAX);
-        skew.now = skew.now.max(mono.saturating_add(Duration::from_nanos(ahead)));
-        Time(skew.now)
+        let mut fold = self.0.fold.lock().unwrap_or_else(PoisonError::into_inner);
+        fold.read(self.0.start.elapsed(), (self.0.wall)())
     }
 
     /// Sleeps until `at`, or for [`MAX_SLEEP`], whichever is sooner. Cancel safe.
@@ -159,14 +132,6 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Clock").field(&self.now()).finish()
-    }
-}
-
-fn nanos(at: SystemTime, from: SystemTime) -> i128 {
-    let signed = |d: Duration| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX);
-    match at.duration_since(from) {
-        Ok(d) => signed(d),
-        Err(e) => -signed(e.duration()),
     }
 }
 

@@ -73,9 +73,15 @@
 pub mod clock;
 mod credential;
 mod event;
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
+#[cfg_attr(feature = "simulation", allow(missing_docs))]
+mod fold;
 mod generation;
 mod health;
 pub mod hook;
+// Its items are public for the simulation alone, and unreachable in a normal build.
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
+#[cfg_attr(feature = "simulation", allow(missing_docs))]
 mod machine;
 mod once;
 mod provider;
@@ -100,3 +106,17 @@ pub use sources::{Chain, FileSource, FnSource, InForce, StaticSource};
 /// For source crates: logins as people write them, and files that others keep fresh.
 #[doc(hidden)]
 pub use sources::{Contents, FileWatch, LoginForm};
+
+/// The lease machine and the fold of the clocks, for the simulation in `sim/`. Exempt from semver:
+/// nothing outside this repository may use it.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::fold::Fold;
+    pub use crate::machine::broken::{Mutation, break_mechanism};
+    pub use crate::machine::{
+        Action, Input, Login, LoginId, Machine, Minted, Policy, Proofs, Revocation, SOFT_REVOKE,
+        Stage, StartFailure, Terms, goes_with_its_token, policy,
+    };
+    pub use crate::provider::Observed;
+}

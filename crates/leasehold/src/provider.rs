@@ -66,9 +66,11 @@ pub(crate) struct Pools {
 
 /// What a reader noticed about a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Observed {
-    pub(crate) generation: u64,
-    pub(crate) what: Observation,
+#[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
+#[cfg_attr(feature = "simulation", allow(missing_docs))]
+pub struct Observed {
+    pub generation: u64,
+    pub what: Observation,
 }
 
 /// What was seen of a generation's login.

@@ -7,58 +7,58 @@ use crate::clock::Time;
 use crate::credential::ParentState;
 
 /// Names a credential from its request on: the number of the attempt that minted it.
-pub(crate) type LoginId = u64;
+pub type LoginId = u64;
 
 /// What the machine has to know of a freshly minted credential; the secret stays with the driver.
 #[derive(Clone, Debug)]
-pub(crate) struct Minted {
-    pub(crate) username: String,
-    pub(crate) ttl: Option<Duration>,
+pub struct Minted {
+    pub username: String,
+    pub ttl: Option<Duration>,
     /// Has a lease that can be renewed.
-    pub(crate) renewable: bool,
+    pub renewable: bool,
     /// Has a lease that can be revoked.
-    pub(crate) revocable: bool,
-    pub(crate) parent: Option<ParentState>,
+    pub revocable: bool,
+    pub parent: Option<ParentState>,
     /// It is the current login itself, not known to be dead, come again without a lease of its
     /// own.
-    pub(crate) unchanged: bool,
+    pub unchanged: bool,
 }
 
 /// A credential that exists, in whatever stage.
 #[derive(Clone, Debug)]
-pub(crate) struct Login {
-    pub(crate) id: LoginId,
-    pub(crate) generation: Option<u64>,
-    pub(crate) username: String,
-    pub(crate) terms: Terms,
+pub struct Login {
+    pub id: LoginId,
+    pub generation: Option<u64>,
+    pub username: String,
+    pub terms: Terms,
     /// Just before the request that minted it was sent: what its end is counted from.
-    pub(crate) issued: Time,
+    pub issued: Time,
     /// End of the lease itself.
-    pub(crate) end: Option<Time>,
+    pub end: Option<Time>,
     /// `end` will not move any more.
-    pub(crate) last: bool,
-    pub(crate) renewable: bool,
-    pub(crate) revocable: bool,
-    pub(crate) parent: Option<ParentState>,
-    pub(crate) renewal: Renewal,
+    pub last: bool,
+    pub renewable: bool,
+    pub revocable: bool,
+    pub parent: Option<ParentState>,
+    pub renewal: Renewal,
     /// Known to be refused or gone though its lease has not ended.
-    pub(crate) dead: bool,
+    pub dead: bool,
     /// The server said that the lease is gone.
-    pub(crate) lost: bool,
-    pub(crate) proven: bool,
+    pub lost: bool,
+    pub proven: bool,
     /// How long it was meant to be current, at the least, when it became so.
-    pub(crate) planned_service: Duration,
+    pub planned_service: Duration,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Renewal {
-    pub(crate) at: Option<Time>,
-    pub(crate) in_flight: Option<u64>,
-    pub(crate) failures: u32,
+pub struct Renewal {
+    pub at: Option<Time>,
+    pub in_flight: Option<u64>,
+    pub failures: u32,
 }
 
 impl Login {
-    pub(crate) fn new(id: LoginId, sent: Time, minted: Minted, terms: Terms) -> Self {
+    pub fn new(id: LoginId, sent: Time, minted: Minted, terms: Terms) -> Self {
         Self {
             id,
             generation: None,
@@ -80,7 +80,7 @@ impl Login {
 
     /// The same login came again: its end is counted anew, the rest stays as it is. From a cache
     /// it comes with what is left of its TTL, and the terms stay those of the whole.
-    pub(crate) fn take_over(&mut self, other: Self) {
+    pub fn take_over(&mut self, other: Self) {
         let rest = self.terms.ttl.zip(other.terms.ttl).is_some_and(|(whole, left)| left < whole);
         if !rest {
             self.terms = other.terms;
@@ -91,23 +91,23 @@ impl Login {
     }
 
     /// Its sessions outlive it: nothing ends them when there is no lease to revoke.
-    pub(crate) fn sessions_stay(&self) -> bool {
+    pub fn sessions_stay(&self) -> bool {
         !self.revocable && !self.dead
     }
 
     /// The lease ends with its token, whatever its own TTL says.
-    pub(crate) fn effective_end(&self) -> Option<Time> {
+    pub fn effective_end(&self) -> Option<Time> {
         let parent = self.parent.and_then(|p| p.ends);
         [self.end, parent].into_iter().flatten().min()
     }
 
-    pub(crate) fn over(&self, now: Time) -> bool {
+    pub fn over(&self, now: Time) -> bool {
         self.lost || self.effective_end().is_some_and(|end| end <= now)
     }
 
     /// When it has to be replaced, and whether that is because of its token. A token that its
     /// session still renews, or that nothing can replace, is no reason to rotate.
-    pub(crate) fn rotate_at(&self) -> Option<(Time, bool)> {
+    pub fn rotate_at(&self) -> Option<(Time, bool)> {
         let own = self.end.map(|end| (end.before(self.terms.leeway), false));
         let token = (self.parent)
             .filter(|p| !p.renewing && p.replaceable)
@@ -118,7 +118,7 @@ impl Login {
 
     /// As [`rotate_at`](Self::rotate_at), with what is known of the maximum TTL taken in: what is
     /// published as the plan.
-    pub(crate) fn planned_rotation(&self, max_ttl: Option<Duration>) -> Option<Time> {
+    pub fn planned_rotation(&self, max_ttl: Option<Duration>) -> Option<Time> {
         let (at, by_token) = self.rotate_at()?;
         match max_ttl {
             Some(max) if !self.last && !by_token => {
@@ -130,13 +130,13 @@ impl Login {
     }
 
     /// The lease is certainly alive and its login not known to be gone.
-    pub(crate) fn certainly_good(&self, now: Time) -> bool {
+    pub fn certainly_good(&self, now: Time) -> bool {
         !self.dead && !self.over(now)
     }
 
     /// Plans the next renewal, a little early at random so that a fleet that started together
     /// does not renew together.
-    pub(crate) fn plan_renewal(&mut self, rng: &mut fastrand::Rng, max_ttl: Option<Duration>) {
+    pub fn plan_renewal(&mut self, rng: &mut fastrand::Rng, max_ttl: Option<Duration>) {
         self.renewal.at = None;
         let (Some(end), Some(ttl), true) = (self.end, self.terms.ttl, self.renewable) else {
             return;

@@ -11,13 +11,17 @@
 //! [`Machine::handle`] takes an input, does everything that is due, and returns what the driver
 //! has to do; [`Machine::next_deadline`] says when to call again with [`Input::Tick`].
 
+#[macro_use]
+pub mod broken;
 mod login;
-mod policy;
+pub mod policy;
 mod retire;
 mod rotation;
 mod shutdown;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "simulation")]
+mod view;
 
 use std::time::Duration;
 
@@ -29,18 +33,21 @@ use crate::hook::Holder;
 use crate::provider::{Observation, Observed};
 use crate::source::{ErrorKind, RevokeMode, SourceError};
 
-pub(crate) use login::{Login, LoginId, Minted};
-pub(crate) use policy::Policy;
-pub(crate) use policy::SOFT_REVOKE;
-use policy::{Limiter, Terms};
+pub use login::{Login, LoginId, Minted, Renewal};
+pub use policy::Policy;
+pub use policy::SOFT_REVOKE;
+use policy::Limiter;
+pub use policy::Terms;
 use retire::{Draining, Retiring};
 use rotation::{Mint, Rotation};
 pub use shutdown::Remains;
 use shutdown::Stopping;
+#[cfg(feature = "simulation")]
+pub use view::{Stage, goes_with_its_token};
 
 /// What happened.
-#[derive(Debug)]
-pub(crate) enum Input {
+#[derive(Clone, Debug)]
+pub enum Input {
     /// Time went by.
     Tick,
     /// A request to mint was answered.
@@ -69,22 +76,22 @@ pub(crate) enum Input {
 
 /// How many of the attached pools said what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Proofs {
-    pub(crate) proven: usize,
-    pub(crate) rejected: usize,
-    pub(crate) unreachable: usize,
+pub struct Proofs {
+    pub proven: usize,
+    pub rejected: usize,
+    pub unreachable: usize,
 }
 
 impl Proofs {
     /// Every pool that there is refuses it.
-    fn refused(self) -> bool {
+    pub fn refused(self) -> bool {
         self.rejected > 0 && self.proven == 0 && self.unreachable == 0
     }
 }
 
 /// What the driver has to do.
-#[derive(Debug)]
-pub(crate) enum Action {
+#[derive(Clone, Debug)]
+pub enum Action {
     /// Mint; answer with [`Input::Issued`].
     Issue { attempt: u64 },
     /// Try it on every attached pool; answer with [`Input::Proved`].
@@ -119,7 +126,7 @@ pub(crate) enum Action {
 
 /// How a lease is ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Revocation {
+pub enum Revocation {
     /// As the source revokes.
     Mode(RevokeMode),
     /// Revoking is not allowed: a renewal for a second ends it early all the same.
@@ -128,7 +135,7 @@ pub(crate) enum Revocation {
 
 /// Why there is no first credential.
 #[derive(Clone, Debug)]
-pub(crate) enum StartFailure {
+pub enum StartFailure {
     /// The source refused for good.
     Source(SourceError),
     /// The granted TTL is not longer than the leeway.
@@ -136,8 +143,8 @@ pub(crate) enum StartFailure {
 }
 
 /// The state of one rotator.
-#[derive(Debug)]
-pub(crate) struct Machine {
+#[derive(Clone, Debug)]
+pub struct Machine {
     policy: Policy,
     rng: fastrand::Rng,
     limiter: Limiter,
@@ -177,7 +184,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     /// A machine that wants its first credential. `seed` decides its jitter.
-    pub(crate) fn new(policy: Policy, now: Time, seed: u64) -> Self {
+    pub fn new(policy: Policy, now: Time, seed: u64) -> Self {
         Self {
             policy,
             rng: fastrand::Rng::with_seed(seed),
@@ -211,7 +218,7 @@ impl Machine {
     }
 
     /// Takes an input, does what is due, and returns what the driver has to do, in order.
-    pub(crate) fn handle(&mut self, now: Time, input: Input) -> Vec<Action> {
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Action> {
         match input {
             Input::Tick => {}
             Input::Issued { attempt, sent, result } => self.on_issued(now, attempt, sent, result),
@@ -257,7 +264,7 @@ impl Machine {
     }
 
     /// When [`handle`](Self::handle) has to be called again if nothing happens before.
-    pub(crate) fn next_deadline(&self) -> Option<Time> {
+    pub fn next_deadline(&self) -> Option<Time> {
         let mut next: Option<Time> = None;
         let mut at = |t: Option<Time>| next = [next, t].into_iter().flatten().min();
         for login in self.live() {
@@ -310,7 +317,7 @@ impl Machine {
     }
 
     /// A shutdown has begun.
-    pub(crate) fn is_stopping(&self) -> bool {
+    pub fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }
 

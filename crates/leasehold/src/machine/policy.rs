@@ -8,30 +8,30 @@ use crate::clock::Time;
 /// A mint that has not answered by then is given up waiting for; what comes later is still taken
 /// care of. The server's own bound on a request is 90 s, and a client that hangs up sooner leaves
 /// roles behind that nobody revokes.
-pub(crate) const MINT_TIMEOUT: Duration = Duration::from_secs(120);
+pub const MINT_TIMEOUT: Duration = Duration::from_secs(120);
 /// At most so many requests to mint are in flight: a second one for when the first hangs.
-pub(crate) const MINTS_IN_FLIGHT: usize = 2;
+pub const MINTS_IN_FLIGHT: usize = 2;
 /// Superseded generations that may drain at once; a further swap ends the oldest's patience.
-pub(crate) const DRAINING_AT_ONCE: usize = 3;
+pub const DRAINING_AT_ONCE: usize = 3;
 /// A login that looks wrong is confirmed by a connect at most this often.
-pub(crate) const CONFIRM_EVERY: Duration = Duration::from_secs(5);
+pub const CONFIRM_EVERY: Duration = Duration::from_secs(5);
 /// What a refusal by every pool may be before it is believed: a replica learns of a new role late.
-pub(crate) const PROOF_REJECTIONS: u32 = 4;
+pub const PROOF_REJECTIONS: u32 = 4;
 /// Sync revocations tried before the server is asked to take over the trying.
-pub(crate) const REVOKE_TRIES: u32 = 6;
+pub const REVOKE_TRIES: u32 = 6;
 /// A source that makes no leases is asked out of turn this often, after a burst: each time may be
 /// the one that brings the new password, and costs one small request.
-pub(crate) const READ_EVERY: Duration = Duration::from_secs(1);
+pub const READ_EVERY: Duration = Duration::from_secs(1);
 /// The longest wait between two looks at a source whose news leads to nothing.
 const SLOWEST_NEWS: Duration = Duration::from_secs(30);
 /// How often a refused login is read again before it is believed that there is no other: the
 /// server changes a static role's password in Postgres first and in its own storage next.
-pub(crate) const REREADS: u32 = 6;
+pub const REREADS: u32 = 6;
 /// The attempt number of a renewal that stands in for a revocation.
-pub(crate) const SOFT_REVOKE: u64 = 0;
+pub const SOFT_REVOKE: u64 = 0;
 /// After the deadline of a shutdown: for the last revocations, each a few milliseconds when Vault
 /// answers at all.
-pub(crate) const SHUTDOWN_WRAP_UP: Duration = Duration::from_secs(5);
+pub const SHUTDOWN_WRAP_UP: Duration = Duration::from_secs(5);
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 const DEFAULT_ROLL: Duration = Duration::from_secs(2);
@@ -39,26 +39,26 @@ const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
 
 /// What the user may set; `None` is the default.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Policy {
-    pub(crate) grace: Option<Duration>,
-    pub(crate) roll: Option<Duration>,
+pub struct Policy {
+    pub grace: Option<Duration>,
+    pub roll: Option<Duration>,
 }
 
 /// The policy worked out for leases of one TTL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Terms {
-    pub(crate) ttl: Option<Duration>,
+pub struct Terms {
+    pub ttl: Option<Duration>,
     /// How long a drain may take: 30 s, or a quarter of the TTL.
-    pub(crate) grace: Duration,
+    pub grace: Duration,
     /// How long before its end a lease is rotated: the grace, plus min(5 s, TTL/10) for the
     /// rotation itself, plus 1 s because Vault counts whole seconds.
-    pub(crate) leeway: Duration,
+    pub leeway: Duration,
     /// How long superseded connections are still handed out while they are replaced one by one:
     /// 2 s, or an eighth of the grace. What is handed out last has to come back within the rest
     /// of the grace, so a roll must not take much of it.
-    pub(crate) roll: Duration,
+    pub roll: Duration,
     /// The TTL is too short for the grace asked for, which was cut.
-    pub(crate) clipped: bool,
+    pub clipped: bool,
 }
 
 impl Policy {
@@ -69,7 +69,7 @@ impl Policy {
         (grace, leeway)
     }
 
-    pub(crate) fn terms(self, ttl: Option<Duration>) -> Terms {
+    pub fn terms(self, ttl: Option<Duration>) -> Terms {
         let roll = |grace: Duration| self.roll.unwrap_or(DEFAULT_ROLL).min(grace / 8);
         let Some(ttl) = ttl else {
             let grace = self.grace.unwrap_or(DEFAULT_GRACE);
@@ -153,7 +153,7 @@ pub(crate) fn news_pause(idle: u32) -> Duration {
 /// Permits for minting out of turn: a burst of two, then one per interval; the interval doubles,
 /// up to 5 minutes, while fresh credentials are themselves refused.
 #[derive(Clone, Debug)]
-pub(crate) struct Limiter {
+pub struct Limiter {
     tokens: u32,
     refilled: Time,
     doublings: u32,

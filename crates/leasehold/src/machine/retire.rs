@@ -10,7 +10,7 @@ use crate::hook::Holder;
 use crate::source::{ErrorKind, RevokeMode, SourceError};
 
 /// A superseded generation whose connections are going.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Draining {
     pub(super) login: Login,
     pub(super) generation: u64,
@@ -23,7 +23,7 @@ pub(super) struct Draining {
 }
 
 /// A lease with no connections on it any more, to be given back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Retiring {
     pub(super) login: Login,
     in_flight: bool,

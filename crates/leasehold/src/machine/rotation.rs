@@ -10,7 +10,7 @@ use crate::provider::{Observation, Observed};
 use crate::source::{ErrorKind, SourceError};
 
 /// A rotation that is wanted, up to its swap.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rotation {
     pub(super) reason: Reason,
     /// Planned, of a generation that did its work: draws no permit for its first mint.
@@ -46,14 +46,14 @@ struct Proof {
 }
 
 /// The current generation went live without having been proven on every pool.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reprove {
     pub(super) at: Option<Time>,
     failures: u32,
 }
 
 /// A request to mint that has not been answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Mint {
     attempt: u64,
     started: Time,

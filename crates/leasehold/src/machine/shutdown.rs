@@ -9,7 +9,7 @@ use crate::event::Reason;
 use crate::source::ErrorKind;
 
 /// A shutdown under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stopping {
     pub(super) wrap_up: Time,
     finished: bool,
