@@ -145,7 +145,10 @@ fn recover(world: &mut World, until: impl Fn(&mut World, Time)) {
             return;
         }
         if waited > RECOVERY {
-            return world.violate(Invariant::I6, format!("not served {waited:?} after the weather cleared up: {wrong}"));
+            return world.violate(
+                Invariant::I6,
+                format!("not served {waited:?} after the weather cleared up: {wrong}"),
+            );
         }
         let next = world.real + RUSH;
         until(world, next);

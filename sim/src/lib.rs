@@ -8,6 +8,7 @@ pub mod invariants;
 pub mod plan;
 pub mod pool;
 pub mod postgres;
+pub mod rotator;
 pub mod session;
 pub mod vault;
 pub mod world;

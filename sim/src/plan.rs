@@ -324,7 +324,8 @@ impl Plan {
         let head = proptest::collection::vec(0..FULL, HEAD);
         let weather = proptest::collection::vec((0..FULL, 0..FULL, 0..FULL, 0..FULL), 0..24);
         let fates = proptest::collection::vec(0..FULL, 0..100);
-        (head, weather, fates, any::<u64>()).prop_map(|(h, w, f, seed)| Self::decode(&h, &w, &f, seed))
+        (head, weather, fates, any::<u64>())
+            .prop_map(|(h, w, f, seed)| Self::decode(&h, &w, &f, seed))
     }
 
     fn decode(h: &[u32], weather: &[(u32, u32, u32, u32)], fates: &[u32], seed: u64) -> Self {
@@ -352,13 +353,16 @@ impl Plan {
         let fair = pick(h[15], 10) == 9;
         let mut weather: Vec<_> = (weather.iter())
             .filter(|_| !fair)
-            .map(|(at, kind, a, b)| (storm.mul_f64(part(*at)), Weather::decode(*kind, *a, *b, storm)))
+            .map(|(at, kind, a, b)| {
+                (storm.mul_f64(part(*at)), Weather::decode(*kind, *a, *b, storm))
+            })
             .collect();
         weather.sort_by_key(|(at, _)| *at);
         let fates = fates.iter().filter(|_| !fair).map(|n| Fate::decode(*n)).collect();
         let shutdown = (pick(h[16], 3) == 2)
             .then(|| storm.mul_f64(f64::from(h[16] % 1000) / 1000.0).max(Duration::from_millis(1)));
-        let drain = if h[17] == 0 { Duration::from_secs(10) } else { log_scale(part(h[17]), 0.01, 60.0) };
+        let drain =
+            if h[17] == 0 { Duration::from_secs(10) } else { log_scale(part(h[17]), 0.01, 60.0) };
         Self {
             seed,
             source,

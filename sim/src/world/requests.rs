@@ -207,7 +207,11 @@ impl World {
         crate::invariants::i4_drained_then_revoked(self, login);
         let (real, now) = (self.real, self.clock());
         let done = self.session.call(&mut self.vault, real, now, false, |vault, token| {
-            if queued { vault.revoke_queued(real, token, lease) } else { vault.revoke(real, token, lease) }
+            if queued {
+                vault.revoke_queued(real, token, lease)
+            } else {
+                vault.revoke(real, token, lease)
+            }
         });
         done.map(|_| ())
     }
