@@ -345,7 +345,9 @@ impl Subscription {
             if let Some(cause) = self.status.borrow_and_update().stopped.clone() {
                 return Err(Stopped { cause });
             }
+            // A swap is told before the end that came right after it.
             tokio::select! {
+                biased;
                 Ok(()) = self.swapped.changed() => {
                     return Ok(self.swapped.borrow_and_update().clone());
                 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use leasehold::hook::{BoxFuture, DrainOrder, Drained, Holder, ManagedPool, PoolCounts, Proof};
 use leasehold::{CredentialProvider, Generation, Observation};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::Invariant;
-use super::world::{Dial, World, login_of};
+use super::world::{Dial, Dice, World, login_of};
 use crate::vault::LoginId;
 
 #[derive(Clone, Debug)]
@@ -33,7 +33,8 @@ pub(crate) struct ModelPool {
     provider: CredentialProvider,
     max: usize,
     state: Mutex<Pool>,
-    changed: watch::Sender<()>,
+    dice: Dice,
+    changed: Notify,
 }
 
 struct Pool {
@@ -52,9 +53,13 @@ struct Pool {
 
 impl ModelPool {
     /// Builds and attaches one. `None` once the rotator takes no more.
-    pub(crate) fn attach(world: &Arc<World>, provider: &CredentialProvider) -> Option<Arc<Self>> {
+    pub(crate) fn attach(
+        world: &Arc<World>,
+        provider: &CredentialProvider,
+        dice: &Dice,
+    ) -> Option<Arc<Self>> {
         let number = world.with(|state| state.pools.len());
-        let max = usize::try_from(world.draw(1..=6)).unwrap_or(1);
+        let max = usize::try_from(dice.draw(1..=6)).unwrap_or(1);
         let attached = provider.attach(|current| {
             let held = leasehold::simulation::swap_lock_is_held(provider);
             world.check(Invariant::I1AttachedUnderTheSwapLock, held, || {
@@ -74,7 +79,8 @@ impl ModelPool {
                     overdue: Vec::new(),
                     next: 1,
                 }),
-                changed: watch::Sender::new(()),
+                dice: world.dice(),
+                changed: Notify::new(),
             });
             (pool.clone() as Arc<dyn ManagedPool>, pool)
         });
@@ -95,7 +101,7 @@ impl ModelPool {
 
     fn with<T>(&self, f: impl FnOnce(&mut Pool) -> T) -> T {
         let result = f(&mut self.lock());
-        self.changed.send_replace(());
+        self.changed.notify_waiters();
         result
     }
 
@@ -138,17 +144,17 @@ impl ModelPool {
     }
 
     /// One borrower, for ever: waits, borrows, holds, gives back.
-    pub(crate) async fn borrow(self: Arc<Self>, pause: Duration, longest: Duration) {
+    pub(crate) async fn borrow(self: Arc<Self>, dice: Dice, pause: Duration, longest: Duration) {
         loop {
-            tokio::time::sleep(self.world.span(Duration::from_millis(20), pause)).await;
+            tokio::time::sleep(dice.span(Duration::from_millis(20), pause)).await;
             if self.was_closed() {
                 return;
             }
-            if let Some(conn) = self.acquire().await {
-                let hold = if self.world.chance(20, 1000) {
-                    self.world.span(Duration::from_secs(1), longest)
+            if let Some(conn) = self.acquire(&dice).await {
+                let hold = if dice.chance(20, 1000) {
+                    dice.span(Duration::from_secs(1), longest)
                 } else {
-                    self.world.span(Duration::from_millis(1), Duration::from_secs(1))
+                    dice.span(Duration::from_millis(1), Duration::from_secs(1))
                 };
                 tokio::time::sleep(hold).await;
                 self.give_back(conn);
@@ -156,7 +162,7 @@ impl ModelPool {
         }
     }
 
-    async fn acquire(&self) -> Option<u64> {
+    async fn acquire(&self, dice: &Dice) -> Option<u64> {
         let current = self.provider.current().number();
         let found = self.with(|pool| {
             let hard = pool.hard;
@@ -166,7 +172,7 @@ impl ModelPool {
             Some(conn.clone())
         });
         let Some(conn) = found else {
-            return self.dial().await;
+            return self.dial(dice).await;
         };
         // What the hooks' liveness check would see.
         if !self.world.role_is_there(conn.login) {
@@ -182,7 +188,7 @@ impl ModelPool {
         Some(conn.id)
     }
 
-    async fn dial(&self) -> Option<u64> {
+    async fn dial(&self, dice: &Dice) -> Option<u64> {
         let made = self.with(|pool| {
             if pool.gone || pool.closed || pool.conns.len() >= self.max {
                 return None;
@@ -199,7 +205,7 @@ impl ModelPool {
         self.world.check(Invariant::I1NewMeansCurrent, generation == current, || {
             format!("{} dials with {generation}, {current} is current", self.name)
         });
-        tokio::time::sleep(self.world.latency()).await;
+        tokio::time::sleep(dice.latency()).await;
         match self.world.dial(login) {
             Dial::Open => {
                 let kept = self.with(|pool| {
@@ -224,7 +230,7 @@ impl ModelPool {
                 self.close_one(id);
                 self.world.step(format_args!("{} is refused with {generation}", self.name));
                 // The caller of an acquire may give up at any time.
-                let patience = self.world.span(Duration::from_millis(1), Duration::from_secs(20));
+                let patience = dice.span(Duration::from_millis(1), Duration::from_secs(20));
                 let begun = tokio::time::Instant::now();
                 let refused = self.provider.refused(generation);
                 if tokio::time::timeout(patience, refused).await.is_ok() {
@@ -269,10 +275,12 @@ impl ModelPool {
     }
 
     async fn until(&self, mut done: impl FnMut(&Pool) -> bool) {
-        let mut changed = self.changed.subscribe();
-        while !done(&self.lock()) {
-            // The sender lives in `self`.
-            let _ = changed.changed().await;
+        loop {
+            let changed = self.changed.notified();
+            if done(&self.lock()) {
+                return;
+            }
+            changed.await;
         }
     }
 
@@ -289,7 +297,7 @@ impl ModelPool {
                 // A new one, then an old one goes.
                 tokio::select! {
                     biased;
-                    () = tokio::time::sleep(self.world.latency()) => {}
+                    () = tokio::time::sleep(self.dice.latency()) => {}
                     () = order.roll_over() => {}
                 }
                 self.with(|pool| {
@@ -310,7 +318,7 @@ impl ModelPool {
                 tokio::time::sleep(pace).await;
                 pace = Duration::from_millis(250).min(pace * 2);
             }
-            tokio::time::sleep(self.world.latency()).await;
+            tokio::time::sleep(self.dice.latency()).await;
         };
         tokio::join!(settle, empty);
     }
@@ -328,7 +336,7 @@ impl ModelPool {
         self.world.check(Invariant::I12AliveIsAlive, alive || harmed, || {
             format!("generation {generation} is said to be alive, and its login is refused")
         });
-        tokio::time::sleep(self.world.latency()).await;
+        tokio::time::sleep(self.dice.latency()).await;
         let mut forced = Vec::new();
         self.with(|pool| {
             pool.conns.retain(|conn| {
@@ -344,16 +352,16 @@ impl ModelPool {
     }
 
     async fn try_out(&self, candidate: &Arc<Generation>) -> Proof {
-        if self.world.mishap(self.world.temper.panics, 1000) {
+        if self.dice.mishap(&self.world, self.world.temper.panics, 1000) {
             self.world.fault("hook panicked");
             std::panic::resume_unwind(Box::new("a simulated panic"));
         }
-        if self.world.mishap(self.world.temper.slow, 1000) {
+        if self.dice.mishap(&self.world, self.world.temper.slow, 1000) {
             self.world.fault("slow proof");
             let most = Duration::from_secs(60);
-            tokio::time::sleep(self.world.span(Duration::from_millis(100), most)).await;
+            tokio::time::sleep(self.dice.span(Duration::from_millis(100), most)).await;
         }
-        tokio::time::sleep(self.world.latency()).await;
+        tokio::time::sleep(self.dice.latency()).await;
         match self.world.dial(login_of(candidate.credential().username())) {
             Dial::Open => Proof::Proven,
             Dial::Refused => Proof::Rejected("28P01".to_owned()),
@@ -401,7 +409,7 @@ impl ManagedPool for ModelPool {
 
     fn drain(&self, order: DrainOrder) -> BoxFuture<'_, Drained> {
         Box::pin(async move {
-            if self.world.mishap(self.world.temper.panics, 1000) {
+            if self.dice.mishap(&self.world, self.world.temper.panics, 1000) {
                 self.world.fault("hook panicked");
                 let generation = order.generation().number();
                 self.harden(generation);

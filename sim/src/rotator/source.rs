@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::Invariant;
-use super::world::{Minted, State, World};
+use super::world::{Dice, Minted, State, World};
 use crate::vault::{LeaseId, LoginId, Refusal, TokenId};
 
 /// As `leasehold-vault` has it: minting, and the rest.
@@ -41,6 +41,9 @@ struct Session {
     world: Arc<World>,
     /// Never ends, and no lease depends on it: as if logins were no session's.
     root: Option<TokenId>,
+    dice: Dice,
+    /// The keeper's own.
+    keeping: Dice,
     epochs: Mutex<Vec<Epoch>>,
 }
 
@@ -56,7 +59,13 @@ enum Fate {
 
 impl ModelSource {
     pub(crate) fn new(world: &Arc<World>, root: Option<TokenId>) -> Self {
-        let session = Arc::new(Session { world: world.clone(), root, epochs: Mutex::default() });
+        let session = Arc::new(Session {
+            world: world.clone(),
+            root,
+            dice: world.dice(),
+            keeping: world.dice(),
+            epochs: Mutex::default(),
+        });
         let keeper = tokio::spawn(keep(session.clone())).abort_handle();
         Self { world: world.clone(), session, keeper }
     }
@@ -98,7 +107,7 @@ impl CredentialSource for ModelSource {
             format!("{in_flight} requests to mint are in flight")
         });
         let mut uncut = Uncut(world, false);
-        let fate = draw_fate(world);
+        let fate = draw_fate(world, &self.session.dice);
         if matches!(fate, Fate::Panic) {
             uncut.1 = true;
             panic(world);
@@ -121,7 +130,7 @@ impl CredentialSource for ModelSource {
         let id = lease_of(lease);
         let world = &*self.world;
         world.step(format_args!("renew {id:?} by {increment:?}"));
-        let fate = draw_fate(world);
+        let fate = draw_fate(world, &self.session.dice);
         if matches!(fate, Fate::Panic) {
             panic(world);
         }
@@ -137,7 +146,7 @@ impl CredentialSource for ModelSource {
         let world = &*self.world;
         world.step(format_args!("revoke {id:?}, {mode:?}"));
         self.check_drained(id);
-        let fate = draw_fate(world);
+        let fate = draw_fate(world, &self.session.dice);
         if matches!(fate, Fate::Panic) {
             world.with(|state| state.failed_revocations.insert(id));
             panic(world);
@@ -239,7 +248,9 @@ impl Session {
         for _ in 0..2 {
             let token = self.token().await?;
             let parent = self.parent(token);
-            match exchange(world, fate, timeout, |state, now| ask(state, now, token)).await? {
+            match exchange(world, &self.dice, fate, timeout, |state, now| ask(state, now, token))
+                .await?
+            {
                 Err(Refusal::TokenDead) => self.dead(token),
                 Err(refusal) => return Err(refusal.error()),
                 Ok(answer) => return Ok((answer, parent)),
@@ -262,8 +273,10 @@ impl Session {
         }
         let world = &*self.world;
         let sent = world.clock().now();
-        let fate = draw_fate(world);
-        let grant = exchange(world, &fate, TIMEOUT, |state, now| state.vault.login(now)).await?;
+        let fate = draw_fate(world, &self.dice);
+        let grant =
+            exchange(world, &self.dice, &fate, TIMEOUT, |state, now| state.vault.login(now))
+                .await?;
         let grant = grant.map_err(Refusal::error)?;
         let ttl = Duration::from_secs(grant.ttl);
         let state = ParentState::ending(sent + ttl, true, true);
@@ -306,9 +319,11 @@ impl Session {
         let world = &*self.world;
         let clock = world.clock();
         let sent = clock.now();
-        let fate = draw_fate(world);
-        let renewed =
-            exchange(world, &fate, TIMEOUT, |s, now| s.vault.renew_token(now, token, 0)).await;
+        let fate = draw_fate(world, &self.keeping);
+        let renewed = exchange(world, &self.keeping, &fate, TIMEOUT, |s, now| {
+            s.vault.renew_token(now, token, 0)
+        })
+        .await;
         match renewed {
             Ok(Ok(granted)) => {
                 let ttl = Duration::from_secs(granted);
@@ -334,9 +349,11 @@ impl Session {
 
     async fn revoke_token(&self, token: TokenId) -> bool {
         let world = &*self.world;
-        let fate = draw_fate(world);
-        let revoked =
-            exchange(world, &fate, TIMEOUT, |s, now| s.vault.revoke_token(now, token)).await;
+        let fate = draw_fate(world, &self.keeping);
+        let revoked = exchange(world, &self.keeping, &fate, TIMEOUT, |s, now| {
+            s.vault.revoke_token(now, token)
+        })
+        .await;
         world.step(format_args!("revoke {token:?}: {revoked:?}"));
         matches!(revoked, Ok(Ok(()) | Err(Refusal::TokenDead | Refusal::NotRenewable)))
     }
@@ -386,16 +403,17 @@ async fn keep(session: Arc<Session>) {
 /// A request and its answer, on the network of this history.
 async fn exchange<T>(
     world: &World,
+    dice: &Dice,
     fate: &Fate,
     timeout: Duration,
     ask: impl FnOnce(&mut State, Time) -> Result<T, Refusal>,
 ) -> Result<Result<T, Refusal>, SourceError> {
-    let slow = world.mishap(world.temper.slow, 1000);
+    let slow = dice.mishap(world, world.temper.slow, 1000);
     let there = if slow {
         world.fault("slow answer");
-        world.span(Duration::from_secs(1), timeout)
+        dice.span(Duration::from_secs(1), timeout)
     } else {
-        world.latency()
+        dice.latency()
     };
     let lost = || SourceError::new(ErrorKind::Timeout, "no answer in time");
     let until = tokio::time::Instant::now() + timeout;
@@ -403,14 +421,14 @@ async fn exchange<T>(
     match fate {
         Fate::Lost => {
             // Cut at once, or never answered.
-            if world.chance(500, 1000) {
+            if dice.chance(500, 1000) {
                 tokio::time::sleep_until(until).await;
             }
             return Err(lost());
         }
         Fate::Unheard => {
             let _ = world.now_with(ask);
-            if world.chance(500, 1000) {
+            if dice.chance(500, 1000) {
                 tokio::time::sleep_until(until).await;
             }
             return Err(lost());
@@ -418,10 +436,10 @@ async fn exchange<T>(
         Fate::Fine | Fate::Panic => {}
     }
     let answer = world.now_with(ask);
-    let back = if slow && world.chance(500, 1000) {
-        world.span(Duration::from_millis(100), timeout)
+    let back = if slow && dice.chance(500, 1000) {
+        dice.span(Duration::from_millis(100), timeout)
     } else {
-        world.latency()
+        dice.latency()
     };
     if tokio::time::timeout_at(until, tokio::time::sleep(back)).await.is_err() && slow {
         // Came after the client had stopped listening.
@@ -434,12 +452,12 @@ async fn exchange<T>(
     Ok(answer)
 }
 
-fn draw_fate(world: &World) -> Fate {
+fn draw_fate(world: &World, dice: &Dice) -> Fate {
     let temper = world.temper;
-    if world.mishap(temper.panics, 1000) {
+    if dice.mishap(world, temper.panics, 1000) {
         Fate::Panic
-    } else if world.mishap(temper.lost, 1000) {
-        let unheard = world.chance(500, 1000);
+    } else if dice.mishap(world, temper.lost, 1000) {
+        let unheard = dice.chance(500, 1000);
         world.fault(if unheard { "answer lost" } else { "request lost" });
         if unheard { Fate::Unheard } else { Fate::Lost }
     } else {

@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::pool::ModelPool;
 use super::source::ModelSource;
-use super::world::{Temper, World, login_of};
+use super::world::{Dice, Temper, World, login_of};
 use super::{Invariant, Outcome};
 use crate::vault::{AppRole, LeaseState, Rights, Role, Throttle, Vault, Weather};
 
@@ -133,12 +133,13 @@ impl Crew {
 }
 
 async fn history(world: &Arc<World>, plan: &Plan) -> Option<CredentialProvider> {
+    let dice = &world.dice();
     let root = match plan.app {
         Some(_) => None,
         None => Some(world.vault(|vault, now| vault.root_token(now))),
     };
-    if !world.temper.gentle && world.chance(100, 1000) {
-        bad_weather(world);
+    if !world.temper.gentle && dice.chance(100, 1000) {
+        bad_weather(world, dice);
     }
     let observer = Arc::downgrade(world);
     let mut builder = Rotator::builder(ModelSource::new(world, root))
@@ -155,8 +156,8 @@ async fn history(world: &Arc<World>, plan: &Plan) -> Option<CredentialProvider> 
     if let Some(roll) = plan.roll {
         builder = builder.roll(roll);
     }
-    let given_up_after = if world.chance(60, 1000) {
-        world.span(Duration::from_millis(1), plan.start_timeout)
+    let given_up_after = if dice.chance(60, 1000) {
+        dice.span(Duration::from_millis(1), plan.start_timeout)
     } else {
         plan.start_timeout + SECOND
     };
@@ -194,39 +195,46 @@ async fn history(world: &Arc<World>, plan: &Plan) -> Option<CredentialProvider> 
         crew.add(accepted(world.clone(), provider.clone()));
     }
     for _ in 0..plan.pools {
-        attach(world, &provider, plan, &mut crew);
+        attach(world, &provider, plan, dice, &mut crew);
     }
     let ends = begun + plan.length;
     let mean = plan.length / u32::try_from(plan.deeds.max(1)).unwrap_or(1);
     for _ in 0..plan.deeds {
-        let pause = world.span(mean / 20, mean * 2);
+        let pause = dice.span(mean / 20, mean * 2);
         let next = tokio::time::Instant::now() + pause;
         if next >= ends {
             break;
         }
         tokio::time::sleep_until(next).await;
-        deed(world, &provider, &rotator, plan, &mut crew).await;
+        deed(world, dice, &provider, &rotator, plan, &mut crew).await;
     }
     tokio::time::sleep_until(ends).await;
-    end(world, rotator, provider, plan, crew).await
+    end(world, dice, rotator, provider, plan, crew).await
 }
 
-fn attach(world: &Arc<World>, provider: &CredentialProvider, plan: &Plan, crew: &mut Crew) {
-    let Some(pool) = ModelPool::attach(world, provider) else {
+fn attach(
+    world: &Arc<World>,
+    provider: &CredentialProvider,
+    plan: &Plan,
+    dice: &Dice,
+    crew: &mut Crew,
+) {
+    let Some(pool) = ModelPool::attach(world, provider, dice) else {
         return;
     };
     // A few thousand acquires in a history, however long it is.
     let pause = (plan.length / 100).clamp(SECOND / 4, SECOND * 120);
     let longest = Duration::from_secs(plan.role.default_ttl * 2);
-    for _ in 0..world.draw(1..=3) {
-        crew.add(pool.clone().borrow(pause, longest));
+    for _ in 0..dice.draw(1..=3) {
+        crew.add(pool.clone().borrow(world.dice(), pause, longest));
     }
 }
 
 /// I6: nothing goes wrong, so the current login is good.
 async fn accepted(world: Arc<World>, provider: CredentialProvider) {
+    let dice = world.dice();
     loop {
-        tokio::time::sleep(world.span(SECOND / 10, SECOND * 5)).await;
+        tokio::time::sleep(dice.span(SECOND / 10, SECOND * 5)).await;
         if world.with(|state| state.harmed || state.stopping) {
             return;
         }
@@ -270,8 +278,8 @@ async fn subscriber(world: Arc<World>, provider: CredentialProvider) {
     }
 }
 
-fn bad_weather(world: &World) {
-    let kind = world.draw(0..6);
+fn bad_weather(world: &World, dice: &Dice) {
+    let kind = dice.draw(0..6);
     let name = ["down", "sealed", "electing", "throttled", "Postgres down", "drops refused"];
     world.fault(name[usize::try_from(kind).unwrap_or(0)]);
     world.vault(|vault, now| {
@@ -286,8 +294,8 @@ fn bad_weather(world: &World) {
         }
         vault.set_weather(now, weather);
     });
-    if kind == 3 && world.chance(1, 2) {
-        let secs = world.draw(1..=600);
+    if kind == 3 && dice.chance(1, 2) {
+        let secs = dice.draw(1..=600);
         world.vault(|vault, now| {
             let throttled = Some(Throttle { retry_after: Some(secs) });
             vault.set_weather(now, Weather { throttled, ..vault.weather() });
@@ -317,12 +325,13 @@ fn good_weather(world: &World, plan: &Plan) {
 /// Something that somebody does, or the weather.
 async fn deed(
     world: &Arc<World>,
+    dice: &Dice,
     provider: &CredentialProvider,
     rotator: &Rotator,
     plan: &Plan,
     crew: &mut Crew,
 ) {
-    let kind = world.draw(0..if world.temper.gentle { 6 } else { 20 });
+    let kind = dice.draw(0..if world.temper.gentle { 6 } else { 20 });
     let current = login_of(provider.current().credential().username());
     let lease = world.with(|state| state.minted.get(&current).map(|minted| minted.lease));
     match kind {
@@ -330,11 +339,11 @@ async fn deed(
             world.step("rotate");
             rotator.rotate();
         }
-        2 | 3 => attach(world, provider, plan, crew),
+        2 | 3 => attach(world, provider, plan, dice, crew),
         4 => {
             let pools = world.with(|state| state.pools.clone());
             if !pools.is_empty() {
-                let which = usize::try_from(world.draw(..)).unwrap_or(0) % pools.len();
+                let which = usize::try_from(dice.draw(..)).unwrap_or(0) % pools.len();
                 pools[which].leave();
             }
         }
@@ -343,7 +352,7 @@ async fn deed(
             world.step("suspected");
             provider.report(provider.current().number(), leasehold::Observation::Suspected);
         }
-        6..=9 => bad_weather(world),
+        6..=9 => bad_weather(world, dice),
         10 | 11 => good_weather(world, plan),
         12 => {
             world.fault("lease revoked by hand");
@@ -366,7 +375,7 @@ async fn deed(
         }
         15 => {
             world.fault("rights taken away");
-            let rights = world.draw(0..8);
+            let rights = dice.draw(0..8);
             world.vault(|vault, now| {
                 let [issue, renew, revoke] = [1, 2, 4].map(|bit| rights & bit != 0);
                 vault.set_rights(now, Rights { issue, renew, revoke, lookup: true });
@@ -374,22 +383,22 @@ async fn deed(
         }
         16 => {
             world.fault("role changed");
-            let ttl = plan.role.default_ttl * world.draw(1..=4) / 2;
-            let gone = world.chance(200, 1000);
+            let ttl = plan.role.default_ttl * dice.draw(1..=4) / 2;
+            let gone = dice.chance(200, 1000);
             world.vault(|vault, now| {
                 let role = Role { default_ttl: ttl, max_ttl: ttl * 2 };
                 vault.set_role(now, 0, (!gone).then_some(role));
             });
         }
-        17 => world.suspend(world.span(SECOND, Duration::from_secs(plan.role.default_ttl * 3))),
+        17 => world.suspend(dice.span(SECOND, Duration::from_secs(plan.role.default_ttl * 3))),
         18 => {
-            let by = world.span(SECOND / 10, SECOND * 7200).as_millis();
+            let by = dice.span(SECOND / 10, SECOND * 7200).as_millis();
             let by = i64::try_from(by).unwrap_or(0);
-            world.set_wall(if world.chance(1, 2) { by } else { -by });
+            world.set_wall(if dice.chance(1, 2) { by } else { -by });
         }
         _ => {
             world.fault("replica lags");
-            let lag = world.span(SECOND / 10, SECOND * 20);
+            let lag = dice.span(SECOND / 10, SECOND * 20);
             world.with(|state| state.replica_lag = lag);
         }
     }
@@ -398,15 +407,16 @@ async fn deed(
 /// The end, one of several.
 async fn end(
     world: &Arc<World>,
+    dice: &Dice,
     rotator: Rotator,
     provider: CredentialProvider,
     plan: &Plan,
     crew: Crew,
 ) -> Option<CredentialProvider> {
-    if world.chance(400, 1000) {
-        recovers(world, &rotator, &provider, plan).await;
+    if dice.chance(400, 1000) {
+        recovers(world, &provider, plan).await;
     }
-    match world.draw(0..10) {
+    match dice.draw(0..10) {
         0 => {
             // The runtime ends in the middle of everything.
             world.step("the runtime ends");
@@ -428,7 +438,7 @@ async fn end(
             Some(provider)
         }
         _ => {
-            shut_down(world, rotator, &provider, plan, crew).await;
+            shut_down(world, dice, rotator, &provider, plan, crew).await;
             Some(provider)
         }
     }
@@ -436,18 +446,19 @@ async fn end(
 
 async fn shut_down(
     world: &Arc<World>,
+    dice: &Dice,
     rotator: Rotator,
     provider: &CredentialProvider,
     plan: &Plan,
     crew: Crew,
 ) {
-    let drain = world.span(SECOND / 1000, Duration::from_secs(plan.role.default_ttl));
+    let drain = dice.span(SECOND / 1000, Duration::from_secs(plan.role.default_ttl));
     world.step(format_args!("shutdown within {drain:?}"));
     world.with(|state| state.stopping = true);
     let begun = tokio::time::Instant::now();
-    if world.chance(200, 1000) {
+    if dice.chance(200, 1000) {
         // A caller who gives up, or a signal that comes twice.
-        let patience = world.span(SECOND / 1000, drain + SECOND);
+        let patience = dice.span(SECOND / 1000, drain + SECOND);
         let _ = tokio::time::timeout(patience, rotator.shutdown(drain)).await;
     }
     let (first, second) = tokio::join!(rotator.shutdown(drain), rotator.shutdown(drain));
@@ -481,8 +492,7 @@ async fn settle(world: &World, provider: &CredentialProvider, crew: Crew) {
 }
 
 /// I6: a working login, with nobody's help, once the weather is good.
-async fn recovers(world: &World, rotator: &Rotator, provider: &CredentialProvider, plan: &Plan) {
-    let _ = rotator;
+async fn recovers(world: &World, provider: &CredentialProvider, plan: &Plan) {
     good_weather(world, plan);
     if provider.health().stopped.is_some() {
         return;

@@ -17,7 +17,7 @@ use crate::vault::{LeaseId, LoginId, Vault};
 /// Only the first violations of a history are told: the rest follow from them.
 const ENOUGH: usize = 3;
 /// The last lines that are kept for a violation's message.
-const KEPT_LINES: usize = 200;
+const KEPT_LINES: usize = 20000;
 
 /// How rough a history is.
 #[derive(Clone, Copy, Debug)]
@@ -39,11 +39,12 @@ pub(crate) struct World {
     clock: OnceLock<Clock>,
     provider: OnceLock<CredentialProvider>,
     pub(crate) temper: Temper,
+    observer: Dice,
     state: Mutex<State>,
 }
 
 pub(crate) struct State {
-    pub(crate) rng: fastrand::Rng,
+    rng: fastrand::Rng,
     pub(crate) vault: Vault,
     /// Time that passed while the machine was suspended: the monotonic clock did not count it.
     suspended: Duration,
@@ -76,7 +77,7 @@ pub(crate) struct State {
     pub(crate) swaps: u64,
     pub(crate) renewals: u64,
     violations: Vec<Violation>,
-    hash: DefaultHasher,
+    hash: u64,
     lines: Option<std::collections::VecDeque<String>>,
 }
 
@@ -98,12 +99,18 @@ pub(crate) struct Stop {
 }
 
 impl World {
-    pub(crate) fn new(rng: fastrand::Rng, vault: Vault, temper: Temper, traced: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        mut rng: fastrand::Rng,
+        vault: Vault,
+        temper: Temper,
+        traced: bool,
+    ) -> Arc<Self> {
         let world = Arc::new(Self {
             begun: tokio::time::Instant::now(),
             clock: OnceLock::new(),
             provider: OnceLock::new(),
             temper,
+            observer: Dice(Mutex::new(rng.fork())),
             state: Mutex::new(State {
                 rng,
                 vault,
@@ -128,7 +135,7 @@ impl World {
                 swaps: 0,
                 renewals: 0,
                 violations: Vec::new(),
-                hash: DefaultHasher::new(),
+                hash: 0,
                 lines: traced.then(Default::default),
             }),
         });
@@ -215,29 +222,14 @@ impl World {
 
     // ---- chance
 
-    pub(crate) fn draw(&self, range: impl std::ops::RangeBounds<u64>) -> u64 {
-        self.with(|state| state.rng.u64(range))
+    /// Dice for somebody who acts by himself.
+    pub(crate) fn dice(&self) -> Dice {
+        Dice(Mutex::new(self.with(|state| state.rng.fork())))
     }
 
-    pub(crate) fn chance(&self, per: u32, of: u32) -> bool {
-        per > 0 && self.with(|state| state.rng.u32(0..of)) < per
-    }
-
-    /// Something is to go wrong now; not while recovery is waited for.
-    pub(crate) fn mishap(&self, per: u32, of: u32) -> bool {
-        !self.with(|state| state.calm) && self.chance(per, of)
-    }
-
-    /// Between `from` and `to`, each order of magnitude as likely as the others.
-    pub(crate) fn span(&self, from: Duration, to: Duration) -> Duration {
-        let (from, to) = (from.as_secs_f64().ln(), to.as_secs_f64().ln());
-        let drawn = self.with(|state| state.rng.f64());
-        Duration::from_secs_f64((from + (to - from) * drawn).exp())
-    }
-
-    /// A latency as it is on a good day.
-    pub(crate) fn latency(&self) -> Duration {
-        self.span(Duration::from_millis(1), Duration::from_millis(60))
+    /// Something may go wrong; not while recovery is waited for.
+    fn mishaps(&self) -> bool {
+        !self.with(|state| state.calm)
     }
 
     // ---- the record
@@ -248,7 +240,10 @@ impl World {
         self.with(|state| {
             state.steps += 1;
             let line = what.to_string();
-            (at.as_millis(), &line).hash(&mut state.hash);
+            // A sum, as the order within an instant may differ.
+            let mut hasher = DefaultHasher::new();
+            (at.as_millis(), &line).hash(&mut hasher);
+            state.hash = state.hash.wrapping_add(hasher.finish());
             if let Some(lines) = &mut state.lines {
                 if lines.len() == KEPT_LINES {
                     lines.pop_front();
@@ -283,12 +278,8 @@ impl World {
         }
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
-    }
-
     pub(crate) fn hash(&self) -> u64 {
-        self.lock().hash.finish()
+        self.lock().hash
     }
 
     pub(crate) fn take_violations(&self) -> Vec<Violation> {
@@ -380,12 +371,48 @@ impl World {
                 format!("{} has generation {installed}, {current} is current", pool.title())
             });
         }
-        if self.temper.observer_panics > 0 && self.mishap(self.temper.observer_panics, 100_000) {
+        if self.observer.mishap(self, self.temper.observer_panics, 100_000) {
             self.fault("observer panicked");
             self.with(|state| state.panics += 1);
             // Without the hook that prints it.
             std::panic::resume_unwind(Box::new("a simulated panic"));
         }
+    }
+}
+
+/// Chance of one's own. In which order tasks run that are woken at the same instant is not ours to
+/// decide (tokio's `watch` draws it), so that no two of them may draw from the same dice.
+#[derive(Debug)]
+pub(crate) struct Dice(Mutex<fastrand::Rng>);
+
+impl Dice {
+    fn with<T>(&self, f: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn draw(&self, range: impl std::ops::RangeBounds<u64>) -> u64 {
+        self.with(|rng| rng.u64(range))
+    }
+
+    pub(crate) fn chance(&self, per: u32, of: u32) -> bool {
+        per > 0 && self.with(|rng| rng.u32(0..of)) < per
+    }
+
+    /// As [`chance`](Self::chance), for what is to go wrong.
+    pub(crate) fn mishap(&self, world: &World, per: u32, of: u32) -> bool {
+        self.chance(per, of) && world.mishaps()
+    }
+
+    /// Between `from` and `to`, each order of magnitude as likely as the others.
+    pub(crate) fn span(&self, from: Duration, to: Duration) -> Duration {
+        let (from, to) = (from.as_secs_f64().ln(), to.as_secs_f64().ln());
+        let drawn = self.with(fastrand::Rng::f64);
+        Duration::from_secs_f64((from + (to - from) * drawn).exp())
+    }
+
+    /// A latency as it is on a good day.
+    pub(crate) fn latency(&self) -> Duration {
+        self.span(Duration::from_millis(1), Duration::from_millis(60))
     }
 }
 
