@@ -154,7 +154,10 @@ fn recover(world: &mut World, until: impl Fn(&mut World, Time)) {
             return;
         }
         if waited > RECOVERY && world.stats.steps < STEPS {
-            return world.violate(Invariant::I6, format!("not served {waited:?} after the weather cleared up: {wrong}"));
+            return world.violate(
+                Invariant::I6,
+                format!("not served {waited:?} after the weather cleared up: {wrong}"),
+            );
         }
         if world.stats.steps >= STEPS {
             return;

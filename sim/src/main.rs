@@ -140,14 +140,20 @@ fn main() -> ExitCode {
 
 fn report(args: &Args, totals: &Totals, took: Duration) -> ExitCode {
     for (seed, violation) in totals.violations.iter().take(ENOUGH) {
-        println!("seed {seed}: {:?} at {:?}: {}", violation.invariant, violation.at, violation.message);
+        println!(
+            "seed {seed}: {:?} at {:?}: {}",
+            violation.invariant, violation.at, violation.message
+        );
     }
     if let Some((seed, violation)) = totals.violations.first() {
         explain(*seed, violation);
     }
     let years = totals.time / YEAR;
     let (histories, rotations) = (totals.histories, totals.rotations);
-    println!("{years:.1} years in {histories} histories with {rotations} rotations, seed {}", args.seed);
+    println!(
+        "{years:.1} years in {histories} histories with {rotations} rotations, seed {}",
+        args.seed
+    );
     println!("faults:");
     for (name, count) in &totals.faults {
         println!("  {count:>9}  {name}");

@@ -288,7 +288,8 @@ impl World {
         };
         let start = Time::from_start(Duration::from_secs(1));
         let mut fold = Fold::new(SystemTime::UNIX_EPOCH + WALL);
-        let now = fold.read(Duration::from_secs(1), SystemTime::UNIX_EPOCH + WALL + Duration::from_secs(1));
+        let now = fold
+            .read(Duration::from_secs(1), SystemTime::UNIX_EPOCH + WALL + Duration::from_secs(1));
         let policy = Policy { grace: plan.grace, roll: plan.roll };
         let mut world = Self {
             rng: fastrand::Rng::with_seed(plan.seed),
@@ -609,7 +610,10 @@ impl World {
     pub(crate) fn is_anything_under_way(&self) -> bool {
         !self.pending.is_empty()
             || !self.drains.is_empty()
-            || self.queue.iter().any(|s| matches!(s.what, Ev::Arrive(..) | Ev::Minted(..) | Ev::Input(_)))
+            || self
+                .queue
+                .iter()
+                .any(|s| matches!(s.what, Ev::Arrive(..) | Ev::Minted(..) | Ev::Input(_)))
     }
 
     /// As the owner does.
@@ -641,7 +645,12 @@ impl World {
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if self.stats.trace.is_some() {
             let now = self.believed();
-            let line = format!("{:>14.3} {:>14.3}  {}", self.real.since_start().as_secs_f64(), now.since_start().as_secs_f64(), line());
+            let line = format!(
+                "{:>14.3} {:>14.3}  {}",
+                self.real.since_start().as_secs_f64(),
+                now.since_start().as_secs_f64(),
+                line()
+            );
             if let Some(trace) = &mut self.stats.trace {
                 trace.push_back(line);
                 if trace.len() > 4000 {
@@ -658,7 +667,11 @@ impl World {
         }
     }
 
-    pub(crate) fn minted_input(&self, issued: &Issued, state: Option<leasehold::ParentState>) -> Minted {
+    pub(crate) fn minted_input(
+        &self,
+        issued: &Issued,
+        state: Option<leasehold::ParentState>,
+    ) -> Minted {
         let unchanged = match issued.held.secret {
             Secret::Password(_) => (self.generations.get(&self.published))
                 .is_some_and(|g| g.secret == issued.held.secret && !g.dead),

@@ -118,5 +118,5 @@ pub mod simulation {
         Action, Input, Login, LoginId, Machine, Minted, Policy, Proofs, Revocation, SOFT_REVOKE,
         Stage, StartFailure, Terms, goes_with_its_token, policy,
     };
-    pub use crate::provider::Observed;
+    pub use crate::provider::{Observed, swap_lock_is_held};
 }

@@ -186,9 +186,10 @@ impl Driver {
                 None => std::future::pending().await,
             }
         };
+        // In this order each time, so that the same history can be run again. What the owner asks for
+        // comes first; the timer last, as the machine does what is due with whatever comes in.
         tokio::select! {
-            Some(reply) = self.reply_rx.recv() => self.translate(reply),
-            Some(observed) = self.observation_rx.recv() => Some(Input::Observed(observed)),
+            biased;
             command = self.commands.recv(), if !self.owner_gone => match command {
                 Some(Command::Accepted) => {
                     self.accepted = true;
@@ -204,6 +205,8 @@ impl Driver {
                 self.started = None;
                 Some(Input::Shutdown { deadline: self.clock.now() + ABANDONED_START })
             }
+            Some(observed) = self.observation_rx.recv() => Some(Input::Observed(observed)),
+            Some(reply) = self.reply_rx.recv() => self.translate(reply),
             () = timer => Some(Input::Tick),
         }
     }
