@@ -746,17 +746,28 @@ async fn revoke_late(source: &dyn DynSource, reply: Reply) {
     }
 }
 
-/// Runs a source's future so that a panic in it is an answer like any other.
+/// Runs a source's future so that a panic in it is an answer like any other. Ends with whoever
+/// waits: a renewal or a revocation that hangs does not outlive the rotator.
 async fn guarded<T: Send + 'static>(
     runtime: &Handle,
     what: &str,
     call: impl Future<Output = Result<T, SourceError>> + Send + 'static,
 ) -> Result<T, SourceError> {
-    match runtime.spawn(call).await {
+    let task = runtime.spawn(call);
+    let _with_us = AbortOnDrop(task.abort_handle());
+    match task.await {
         Ok(result) => result,
         Err(_) => Err(SourceError::new(
             ErrorKind::Other,
             format!("the source panicked in {what}; see the panic message on stderr"),
         )),
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
