@@ -225,7 +225,12 @@ impl Driver {
 
     fn translate(&mut self, reply: Reply) -> Option<Input> {
         match reply {
-            Reply::Input(input) => Some(input),
+            Reply::Input(input) => {
+                if let Input::Drained { generation, .. } = &input {
+                    self.drains.remove(generation);
+                }
+                Some(input)
+            }
             Reply::Event(event) => {
                 self.emit(event);
                 None
