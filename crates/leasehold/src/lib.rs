@@ -72,6 +72,7 @@
 
 pub mod clock;
 mod credential;
+mod detached;
 mod event;
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 #[cfg_attr(feature = "simulation", allow(missing_docs))]
@@ -90,6 +91,8 @@ mod source;
 mod sources;
 
 pub use credential::{Address, Credential, Issued, Lease, Parent, ParentState};
+#[doc(hidden)]
+pub use detached::to_its_end;
 pub use event::{Event, Reason, Severity};
 pub use generation::Generation;
 pub use health::{DrainHealth, Health, HealthState, LastError, PoolHealth};

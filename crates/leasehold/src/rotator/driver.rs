@@ -228,7 +228,12 @@ impl Driver {
 
     fn translate(&mut self, reply: Reply) -> Option<Input> {
         match reply {
-            Reply::Input(input) => Some(input),
+            Reply::Input(input) => {
+                if let Input::Drained { generation, .. } = &input {
+                    self.drains.remove(generation);
+                }
+                Some(input)
+            }
             Reply::Event(event) => {
                 self.emit(event);
                 None
@@ -749,17 +754,28 @@ async fn revoke_late(source: &dyn DynSource, reply: Reply) {
     }
 }
 
-/// Runs a source's future so that a panic in it is an answer like any other.
+/// Runs a source's future so that a panic in it is an answer like any other. Ends with whoever
+/// waits: a renewal or a revocation that hangs does not outlive the rotator.
 async fn guarded<T: Send + 'static>(
     runtime: &Handle,
     what: &str,
     call: impl Future<Output = Result<T, SourceError>> + Send + 'static,
 ) -> Result<T, SourceError> {
-    match runtime.spawn(call).await {
+    let task = runtime.spawn(call);
+    let _with_us = AbortOnDrop(task.abort_handle());
+    match task.await {
         Ok(result) => result,
         Err(_) => Err(SourceError::new(
             ErrorKind::Other,
             format!("the source panicked in {what}; see the panic message on stderr"),
         )),
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

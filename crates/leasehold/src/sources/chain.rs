@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use crate::clock::{Clock, Time};
 use crate::credential::{Issued, Lease};
+use crate::detached::to_its_end;
 use crate::source::{
     BoxFuture, CredentialSource, DynSource, ErrorKind, RevokeMode, SourceError, end_lease,
 };
@@ -275,6 +276,20 @@ impl Chain {
         Err(closed())
     }
 
+    /// Not cut off either; what comes late is given back.
+    async fn ask_fallback(&self) -> Result<Issued, SourceError> {
+        let (fallback, to) = (self.inner.fallback.clone(), self.inner.fallback.clone());
+        let give_back = async move |late: Issued| {
+            if late.lease.id.is_some()
+                && let Err(error) = end_lease(&*to, &late.lease).await
+            {
+                let user = late.credential.username();
+                warn!(target: "leasehold", "late credential {user} not revoked: {error}");
+            }
+        };
+        to_its_end(async move { fallback.issue().await }, give_back).await
+    }
+
     fn answered(&self, asked: Result<Issued, SourceError>, sent: Time) -> Result<(), SourceError> {
         let mut state = self.state();
         state.attempt = None;
@@ -442,7 +457,7 @@ impl CredentialSource for Chain {
             Err((error, sent)) if self.may_fall_back(&error, sent) => error,
             Err((error, _)) => return Err(error),
         };
-        match self.inner.fallback.issue().await {
+        match self.ask_fallback().await {
             Ok(issued) => {
                 self.on_fallback(&issued, &error);
                 Ok(issued)
