@@ -37,7 +37,8 @@ fn refused(op: u8, rest: &[u8]) {
     let e = refusal(&Refusal {
         op,
         path: "database/creds/app",
-        status: status.and_then(|s| s.parse().ok()).unwrap_or(500),
+        // No others come out of the HTTP client.
+        status: status.and_then(|s| s.parse().ok()).map_or(500, |s: u16| s.clamp(100, 999)),
         retry_after,
         location,
         namespace,

@@ -317,8 +317,12 @@ fuzz_target!(|data: &[u8]| {
             .request_timeout(Duration::from_secs(20))
             .mint_timeout(Duration::from_secs(20))
             .max_response(16 * 1024);
-        let run = tokio::time::timeout(Duration::from_secs(300), use_it(&input, config));
-        world.runtime.block_on(run).expect("no call takes longer than its timeout");
+        let run = async {
+            let most = Duration::from_secs(300);
+            let run = tokio::time::timeout(most, use_it(&input, config)).await;
+            run.expect("no call takes longer than its timeout");
+        };
+        world.runtime.block_on(run);
         assert_ne!(world.at, world.elsewhere);
     });
     let mut logged = log.0.lock().unwrap_or_else(PoisonError::into_inner);

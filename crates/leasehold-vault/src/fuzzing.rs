@@ -251,7 +251,12 @@ pub fn settings(
 
 /// A configuration with certificates as they are found in files.
 #[must_use]
-pub fn with_certificates(ca: &[u8], cert: &[u8], key: &[u8], folder: Option<PathBuf>) -> VaultConfig {
+pub fn with_certificates(
+    ca: &[u8],
+    cert: &[u8],
+    key: &[u8],
+    folder: Option<PathBuf>,
+) -> VaultConfig {
     let mut config = VaultConfig::new("https://127.0.0.1:8200").ca_pem(ca);
     if let Some(path) = folder {
         config.ca = Some(Ca::Dir { setting: "ca_path".into(), path });

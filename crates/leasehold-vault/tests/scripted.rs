@@ -178,10 +178,8 @@ async fn absurd_times_are_neither_a_panic_nor_a_loop() {
             Err(e) => assert_eq!(Some(e.kind()), kind, "a lease of {seconds}: {e}"),
         }
         // What drives leases by such numbers.
-        let rotator = leasehold::Rotator::builder(source)
-            .start_timeout(Duration::from_secs(1))
-            .start()
-            .await;
+        let rotator =
+            leasehold::Rotator::builder(source).start_timeout(Duration::from_secs(1)).start().await;
         if let Ok(rotator) = rotator {
             script.answer("sys/leases/revoke", Reply::json(204, ""));
             rotator.shutdown(Duration::from_secs(5)).await;

@@ -304,7 +304,8 @@ mod tests {
             assert!(fault.contains(part), "{credential:?}: {fault}");
         }
         // Odd, and none of our business.
-        let odd = Credential::new("o'hara \"x\"; -- é", " p\nw\t'\"\\ ").with_address(Address::new());
+        let odd =
+            Credential::new("o'hara \"x\"; -- é", " p\nw\t'\"\\ ").with_address(Address::new());
         assert_eq!(odd.fault(), None);
     }
 }

@@ -70,6 +70,11 @@
 
 #![forbid(unsafe_code)]
 
+/// What `tests/loom.rs` has its own kind of.
+mod sync {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
 pub mod clock;
 mod credential;
 mod event;
@@ -82,6 +87,7 @@ mod provider;
 mod rotator;
 mod source;
 mod sources;
+mod told;
 
 pub use credential::{Address, Credential, Issued, Lease, Parent, ParentState};
 pub use event::{Event, Reason, Severity};

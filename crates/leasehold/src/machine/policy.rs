@@ -65,8 +65,9 @@ impl Policy {
     /// The terms as asked for, even where they don't fit the TTL.
     fn asked(self, ttl: Duration) -> (Duration, Duration) {
         let grace = self.grace.unwrap_or(DEFAULT_GRACE.min(ttl / 4));
-        let leeway = grace + Duration::from_secs(5).min(ttl / 10) + Duration::from_secs(1);
-        (grace, leeway)
+        let swapping = Duration::from_secs(5).min(ttl / 10) + Duration::from_secs(1);
+        // "For ever" is a grace that people ask for.
+        (grace, grace.saturating_add(swapping))
     }
 
     pub(crate) fn terms(self, ttl: Option<Duration>) -> Terms {
@@ -239,6 +240,10 @@ mod tests {
         assert!(terms.clipped);
         assert!(terms.leeway < s(8) && terms.grace < terms.leeway);
         assert!(policy.asked_leeway(s(8)) > s(8));
+        let policy = Policy { grace: Some(Duration::MAX), roll: Some(Duration::MAX) };
+        for ttl in [s(8), Duration::from_secs(u64::MAX), Duration::MAX] {
+            assert!(policy.terms(Some(ttl)).clipped, "a grace without end, in {ttl:?}");
+        }
     }
 
     #[test]
