@@ -32,7 +32,7 @@ use crate::source::{ErrorKind, RevokeMode, SourceError};
 pub(crate) use login::{Login, LoginId, Minted};
 pub(crate) use policy::Policy;
 pub(crate) use policy::SOFT_REVOKE;
-use policy::{Limiter, Terms};
+use policy::{LONGEST, Limiter, Terms};
 use retire::{Draining, Retiring};
 use rotation::{Mint, Rotation};
 pub use shutdown::Remains;
@@ -464,6 +464,7 @@ impl Machine {
 
     fn on_granted(&mut self, now: Time, id: LoginId, sent: Time, granted: Duration) {
         self.renewals += 1;
+        let granted = granted.min(LONGEST);
         let mut rng = self.rng.fork();
         let max_ttl = self.max_ttl;
         let Some(login) = self.login_mut(id) else {
