@@ -81,6 +81,7 @@ mod event;
 mod generation;
 mod health;
 pub mod hook;
+mod line;
 mod machine;
 mod once;
 mod provider;

@@ -107,6 +107,31 @@ async fn times_without_end_are_no_panic() {
     assert!(matches!(e, StartError::TtlTooShort { .. }), "{e:?}");
 }
 
+/// A server that has the password sent in clear text can put it into its refusal, with lines that
+/// look like ours.
+#[tokio::test(start_paused = true)]
+async fn i10_what_postgres_says_is_one_line_without_the_password() {
+    let script = Script::new(s(60), s(600));
+    let rotator = start(&script).await;
+    let provider = rotator.provider();
+    let pool = FakePool::attach(&provider);
+    let mut events = provider.events();
+    let said = format!("no \"scripted-password\"\nERROR forged\u{1b}[2J {}", "x".repeat(1 << 20));
+    pool.proof(Proof::Rejected(said));
+    rotator.rotate();
+    let told = loop {
+        let event = events.recv().await.unwrap();
+        if let Event::ProofFailed { .. } = event {
+            break event;
+        }
+    };
+    let shown = told.to_string();
+    assert!(shown.contains("no \"[redacted]\" ERROR forged"), "{shown:.200}");
+    assert!(!shown.chars().any(char::is_control) && shown.len() < 5000, "{}", shown.len());
+    let all = format!("{told:?} {:?}", provider.health());
+    assert!(!all.contains("scripted-password"), "{all:.200}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn i4_nothing_is_revoked_while_a_connection_of_it_is_left() {
     let script = Script::new(s(3600), s(86400));
