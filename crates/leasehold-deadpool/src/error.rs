@@ -137,5 +137,6 @@ pub(crate) fn explain(error: &tokio_postgres::Error) -> String {
     if let Some(code) = sqlstate(error) {
         line = format!("{line} ({code})");
     }
-    line
+    // A server can say anything.
+    leasehold::hook::line(&line)
 }

@@ -1,12 +1,12 @@
 //! Connects in flight, by the login they use.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use leasehold::Generation;
 use sqlx::PgPool;
 use sqlx::postgres::PgConnectOptions;
 
+use crate::certain::Certain;
 use crate::home::Home;
 
 /// sqlx keeps the options it dials with until the new connection has its birthday. So the holders
@@ -16,22 +16,18 @@ use crate::home::Home;
 pub(crate) struct Dials(Arc<Inner>);
 
 struct Inner {
-    used: Mutex<Used>,
-    /// The generation to which everything belongs that the gate calls current; 0 between a swap
-    /// and the end of the last dial with the login before.
-    certain: AtomicU64,
+    certain: Certain,
+    superseded: Mutex<Vec<(u64, Weak<PgConnectOptions>)>>,
     home: OnceLock<Home>,
-}
-
-struct Used {
-    installed: u64,
-    superseded: Vec<(u64, Weak<PgConnectOptions>)>,
 }
 
 impl Dials {
     pub(crate) fn new() -> Self {
-        let used = Mutex::new(Used { installed: 0, superseded: Vec::new() });
-        Self(Arc::new(Inner { used, certain: AtomicU64::new(0), home: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            certain: Certain::new(),
+            superseded: Mutex::default(),
+            home: OnceLock::new(),
+        }))
     }
 
     /// A pool is built with the login of `generation`, and has seen no other. Its options are
@@ -41,8 +37,7 @@ impl Dials {
         generation: &Generation,
         base: PgConnectOptions,
     ) -> PgConnectOptions {
-        self.used().installed = generation.number();
-        self.0.certain.store(generation.number(), Ordering::Release);
+        self.0.certain.begin_with(generation.number());
         self.with_login(base, generation)
     }
 
@@ -70,19 +65,18 @@ impl Dials {
 
     /// `pool` takes `next`'s login for all dials to come.
     pub(crate) fn switch(&self, pool: &PgPool, next: &Generation) {
-        self.0.certain.store(0, Ordering::Release);
-        let mut used = self.used();
-        let old = pool.connect_options();
-        pool.set_connect_options(self.with_login(PgConnectOptions::clone(&old), next));
-        let superseded = used.installed;
-        used.superseded.retain(|(_, held)| held.strong_count() > 0);
-        used.superseded.push((superseded, Arc::downgrade(&old)));
-        used.installed = next.number();
+        self.0.certain.switch(next.number(), |before| {
+            let old = pool.connect_options();
+            pool.set_connect_options(self.with_login(PgConnectOptions::clone(&old), next));
+            let mut superseded = self.superseded();
+            superseded.retain(|(_, held)| held.strong_count() > 0);
+            superseded.push((before, Arc::downgrade(&old)));
+        });
     }
 
     /// In flight with the login of `generation` or of one before it.
     pub(crate) fn up_to(&self, generation: u64, pool: &PgPool) -> usize {
-        let current = if self.used().installed <= generation {
+        let current = if self.0.certain.installed() <= generation {
             // Held by the pool and by this look at it.
             Arc::strong_count(&pool.connect_options()).saturating_sub(2)
         } else {
@@ -93,27 +87,22 @@ impl Dials {
 
     /// As [`up_to`](Self::up_to), the current login not looked at.
     pub(crate) fn superseded_up_to(&self, generation: u64) -> usize {
-        let used = self.used();
-        let old = used.superseded.iter().filter(|(number, _)| *number <= generation);
+        let superseded = self.superseded();
+        let old = superseded.iter().filter(|(number, _)| *number <= generation);
         old.map(|(_, held)| held.strong_count()).sum()
     }
 
-    /// No dial with a login up to that of `generation` is in flight, and the gate was raised since:
-    /// if no other swap came in between, what is current is of the next generation for certain.
+    /// See [`Certain::settled`].
     pub(crate) fn settled(&self, generation: u64) {
-        let used = self.used();
-        if used.installed == generation + 1 {
-            self.0.certain.store(used.installed, Ordering::Release);
-        }
+        self.0.certain.settled(generation);
     }
 
-    /// The generation of everything that the gate calls current, if that is known. Only then is a
-    /// dead role proof about a generation.
+    /// See [`Certain::get`].
     pub(crate) fn certain(&self) -> Option<u64> {
-        Some(self.0.certain.load(Ordering::Acquire)).filter(|&number| number != 0)
+        self.0.certain.get()
     }
 
-    fn used(&self) -> MutexGuard<'_, Used> {
-        self.0.used.lock().unwrap_or_else(PoisonError::into_inner)
+    fn superseded(&self) -> MutexGuard<'_, Vec<(u64, Weak<PgConnectOptions>)>> {
+        self.0.superseded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,6 +13,7 @@ use reqwest::header::{HOST, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Attempt;
 use rustify::Endpoint;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use url::Origin;
 use vaultrs::api::EndpointMiddleware;
 use zeroize::{Zeroize, Zeroizing};
@@ -134,6 +135,7 @@ impl Api {
             }
         }
         self.calls.count(op);
+        let sent = confided(op, &request, token);
         let reply = self.send(op, path, request).await?;
         if (200..300).contains(&reply.status) {
             return Ok(reply);
@@ -144,6 +146,7 @@ impl Api {
             retry_after: reply.retry_after,
             location: reply.location.as_deref(),
             namespace: self.middle.namespace.as_deref(),
+            sent: &sent,
         };
         Err(classify(op, path, &answer))
     }
@@ -221,6 +224,35 @@ impl Api {
     }
 }
 
+/// The secrets in a request, for which the server's error text is searched: no server is known to
+/// say them back, yet some plugin may, and that text goes into logs.
+fn confided(op: Op, request: &reqwest::Request, token: Option<&Token>) -> Vec<Zeroizing<String>> {
+    let mut sent: Vec<_> = token.map(Token::text).into_iter().collect();
+    if matches!(op, Op::Login | Op::WrapLookup)
+        && let Some(body) = request.body().and_then(reqwest::Body::as_bytes)
+        && let Ok(body) = serde_json::from_slice(body)
+    {
+        collect_secrets(body, &mut sent);
+    }
+    sent
+}
+
+/// Whatever text is in a login's body, its public names excepted. Moved, so that it is wiped.
+fn collect_secrets(value: Value, into: &mut Vec<Zeroizing<String>>) {
+    match value {
+        Value::String(text) => into.push(Zeroizing::new(text)),
+        Value::Array(items) => items.into_iter().for_each(|item| collect_secrets(item, into)),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                if !matches!(name.as_str(), "role" | "name") {
+                    collect_secrets(field, into);
+                }
+            }
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 /// Grows by hand: `Vec` would free the old memory with what it held.
 fn append(body: &mut Vec<u8>, chunk: &[u8]) {
     let needed = body.len() + chunk.len();
@@ -243,7 +275,7 @@ fn size(bytes: usize) -> String {
 }
 
 /// Seconds, or a date. One that is over means now; anything else is as if nothing was said.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let after = match value.parse() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use leasehold::{ErrorKind, SourceError};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 /// What was asked of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) location: Option<&'a str>,
     /// What the path is in.
     pub(crate) namespace: Option<&'a str>,
+    /// The secrets of the request, which no message repeats.
+    pub(crate) sent: &'a [Zeroizing<String>],
 }
 
 enum Means {
@@ -236,7 +239,7 @@ pub(crate) fn classify(op: Op, path: &str, answer: &Answer<'_>) -> Failure {
         .advice
         .replace("{right}", &op.right(path))
         .replace("{location}", &host_of(answer.location));
-    let said = match brief(&text) {
+    let said = match brief(&without(text, answer.sent)) {
         said if said.is_empty() => String::new(),
         said => format!(", {said:?}"),
     };
@@ -358,6 +361,16 @@ fn error_text(body: &[u8]) -> String {
         Ok(body) => body.errors.join("; "),
         Err(_) => String::new(),
     }
+}
+
+/// The text with `secrets` blotted out. Short ones are left: they would be met by chance, and
+/// nobody can log in with them.
+fn without(mut text: String, secrets: &[Zeroizing<String>]) -> String {
+    const SHORTEST: usize = 6;
+    for secret in secrets.iter().filter(|secret| secret.len() >= SHORTEST) {
+        text = text.replace(secret.as_str(), "[redacted]");
+    }
+    text
 }
 
 /// Fit for a log line: no line breaks, not too long.

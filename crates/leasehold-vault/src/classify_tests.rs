@@ -41,7 +41,14 @@ const UNWRAPPING: &[(Op, u16, &str, Expected)] = &[
 ];
 
 fn answer<'a>(status: u16, body: &'a str) -> Answer<'a> {
-    Answer { status, body: body.as_bytes(), retry_after: None, location: None, namespace: None }
+    Answer {
+        status,
+        body: body.as_bytes(),
+        retry_after: None,
+        location: None,
+        namespace: None,
+        sent: &[],
+    }
 }
 
 #[test]
@@ -117,4 +124,13 @@ fn a_long_text_is_cut() {
     let body = format!(r#"{{"errors":["{}"]}}"#, "ä".repeat(5000));
     let message = classify(Op::Issue, "p", &answer(500, &body)).into_error().to_string();
     assert!(message.len() < 1000, "{}", message.len());
+}
+
+#[test]
+fn i10_what_was_sent_is_not_repeated_though_the_server_does() {
+    let sent = ["s.a-token", "pw", "two words"].map(|text| Zeroizing::new(text.to_owned()));
+    let body = r#"{"errors":["no such token s.a-token, two words","pw"]}"#;
+    let answer = Answer { sent: &sent, ..answer(500, body) };
+    let message = classify(Op::Issue, "database/creds/orders", &answer).into_error().to_string();
+    assert!(message.contains("no such token [redacted], [redacted]; pw"), "{message}");
 }

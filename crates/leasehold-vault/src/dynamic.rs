@@ -76,17 +76,19 @@ pub(crate) async fn minted(
     let ttl = Duration::from_secs(reply.lease_duration.unwrap_or(0));
     let lease = reply.lease_id.filter(|id| !id.is_empty()).map(|id| Lease::renewable(id, ttl));
     let login = reply.data.and_then(|data| data.username.zip(data.password));
+    let login = login.map(|(username, password)| Credential::wiping(&username, password));
+    let fault = login.as_ref().and_then(Credential::fault);
     let problem = match (lease, login) {
-        (Some(mut lease), Some((username, password))) if !ttl.is_zero() => {
+        (Some(mut lease), Some(credential)) if !ttl.is_zero() && fault.is_none() => {
             lease.renewable = reply.renewable.unwrap_or(true);
-            return Ok((Credential::wiping(&username, password), lease));
+            return Ok((credential, lease));
         }
         (Some(lease), login) => {
             if let Err(e) = source.revoke(&lease, RevokeMode::Queued).await {
                 warn!(role = path, error = %e, "a lease that came with an unusable answer stays");
             }
             match login {
-                Some(_) => "has no lease_duration above 0",
+                Some(_) => fault.unwrap_or("has no lease_duration above 0"),
                 None => "has no username and password in it",
             }
         }

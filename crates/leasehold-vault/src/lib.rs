@@ -89,6 +89,9 @@ mod config;
 mod dynamic;
 mod endpoints;
 mod epoch;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod keeper;
 mod kv;

@@ -154,6 +154,14 @@ fn judge(
     Ok(missing)
 }
 
+/// What of the rights to leases an answer leaves out.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn judge_leases(
+    granted: &HashMap<String, Vec<String>>,
+) -> Result<Vec<Missing>, SourceError> {
+    judge(Need::leases().into(), granted)
+}
+
 /// Tells a source's missing rights in the log, once.
 #[derive(Default)]
 pub(crate) struct Teller {

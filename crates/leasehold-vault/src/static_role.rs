@@ -9,7 +9,7 @@ use leasehold::{Credential, CredentialSource, ErrorKind, Issued, Lease, SourceEr
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use crate::classify::Op;
+use crate::classify::{Op, malformed};
 use crate::endpoints::{StaticCreds, StaticData, StaticReply};
 use crate::privileges::{self, Missing, Need, Teller};
 use crate::schedule;
@@ -151,6 +151,9 @@ impl CredentialSource for StaticRole {
         debug!(role = %self.path, username = read.username, ttl = ?read.ttl, "static role read");
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(read.clone());
         let credential = Credential::wiping(&read.username, read.password);
+        if let Some(fault) = credential.fault() {
+            return Err(malformed(Op::Read, &self.path, fault));
+        }
         Ok(Issued::new(credential, Lease::endless()))
     }
 

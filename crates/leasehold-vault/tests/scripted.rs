@@ -92,6 +92,125 @@ async fn a_lease_of_zero_seconds_is_malformed_and_given_back() {
     assert!(sent[0].contains("database/creds/app/zero"), "{}", sent[0]);
 }
 
+/// They go into logs, and into a startup message whose fields end at a NUL.
+#[tokio::test]
+async fn a_login_with_control_characters_is_malformed_and_given_back() {
+    for (username, password, named) in [
+        (r"v-app\nERROR forged", "pw-that-must-not-leak", "username"),
+        (r"v-app\u0000options", "pw-that-must-not-leak", "username"),
+        ("v-app", r"pw-that-must-not-leak\u0000", "password"),
+    ] {
+        let body = format!(
+            r#"{{"lease_id":"database/creds/app/odd","renewable":true,"lease_duration":60,
+                "data":{{"username":"{username}","password":"{password}"}}}}"#
+        );
+        let (script, session) = session(vec![Reply::json(200, body)]).await;
+        let e = session.dynamic_role("database", "app").issue().await.expect_err("a fault");
+        assert_eq!(e.kind(), ErrorKind::Malformed);
+        let shown = format!("{e} {e:?}");
+        assert!(shown.contains(named) && !shown.contains("must-not-leak"), "{shown}");
+        assert_eq!(script.requests("sys/leases/revoke").len(), 1, "{named}");
+
+        let body = format!(r#"{{"data":{{"username":"{username}","password":"{password}"}}}}"#);
+        script.answer("database/static-creds/app", Reply::json(200, body));
+        let e = session.static_role("database", "app").issue().await.expect_err("a fault");
+        assert_eq!(e.kind(), ErrorKind::Malformed);
+        assert!(e.to_string().contains(named), "{e}");
+    }
+}
+
+/// Quotes, SQL and odd bytes are a driver's business, which sends them as values.
+#[tokio::test]
+async fn an_odd_login_is_taken_as_it_is() {
+    let body = r#"{"lease_id":"../../sys/seal?x","renewable":true,"lease_duration":60,
+        "data":{"username":"o'x\"; DROP ROLE app; --","password":" p\n\"'\\é "}}"#;
+    let (script, session) = session(vec![Reply::json(200, body)]).await;
+    script.answer("sys/leases/revoke", Reply::json(204, ""));
+    let source = session.dynamic_role("database", "app");
+    let issued = source.issue().await.expect("issued");
+    assert_eq!(issued.credential.username(), "o'x\"; DROP ROLE app; --");
+    assert_eq!(issued.credential.expose_password(), " p\n\"'\\é ");
+    // A lease id is a value in a body and never part of a path.
+    source.revoke(&issued.lease, RevokeMode::Sync).await.expect("revoked");
+    assert!(script.requests("sys/leases/revoke")[0].contains(r#""lease_id":"../../sys/seal?x""#));
+    assert!(script.trace().iter().all(|(_, path)| !path.contains("seal")));
+}
+
+#[tokio::test]
+async fn absurd_times_are_neither_a_panic_nor_a_loop() {
+    for (seconds, kind) in [
+        ("18446744073709551615", None),
+        ("9223372036854775807", None),
+        ("3155760000", None),
+        ("0", Some(ErrorKind::Malformed)),
+        ("-1", Some(ErrorKind::Malformed)),
+        ("1.5", Some(ErrorKind::Malformed)),
+        ("1e300", Some(ErrorKind::Malformed)),
+        ("18446744073709551616", Some(ErrorKind::Malformed)),
+    ] {
+        let login = |text: &str| {
+            format!(
+                r#"{{"auth":{{"client_token":"{TOKEN}","lease_duration":{text},
+                   "renewable":true,"token_type":"service"}}}}"#
+            )
+        };
+        let script = Script::start().await;
+        script.answer("auth/approle/login", Reply::json(200, login(seconds)));
+        let outcome = login_kind(&script).await;
+        assert_eq!(outcome, kind, "a token of {seconds}");
+
+        script.answer("auth/approle/login", Reply::json(200, login("3600")));
+        let session = self::login(&script).await.expect("login");
+        let creds = format!(
+            r#"{{"lease_id":"database/creds/app/abc","renewable":true,"lease_duration":{seconds},
+               "data":{{"username":"u","password":"pw-that-must-not-leak"}}}}"#
+        );
+        script.answer("database/creds/app", Reply::json(200, creds));
+        let renewed = format!(r#"{{"lease_duration":{seconds}}}"#);
+        script.answer("sys/leases/renew", Reply::json(200, renewed));
+        let source = session.dynamic_role("database", "app");
+        match source.issue().await {
+            Ok(issued) => {
+                assert_eq!(kind, None, "a lease of {seconds}");
+                let granted = source.renew(&issued.lease, Duration::MAX).await.expect("renewed");
+                assert_eq!(Some(granted), issued.lease.ttl);
+            }
+            Err(e) => assert_eq!(Some(e.kind()), kind, "a lease of {seconds}: {e}"),
+        }
+        // What drives leases by such numbers.
+        let rotator =
+            leasehold::Rotator::builder(source).start_timeout(Duration::from_secs(1)).start().await;
+        if let Ok(rotator) = rotator {
+            script.answer("sys/leases/revoke", Reply::json(204, ""));
+            rotator.shutdown(Duration::from_secs(5)).await;
+        }
+    }
+}
+
+async fn login_kind(script: &Script) -> Option<ErrorKind> {
+    login(script).await.err().map(|e| e.kind())
+}
+
+#[tokio::test]
+async fn i10_a_server_that_says_our_secrets_back_does_not_get_them_into_an_error() {
+    let script = Script::start().await;
+    let echo = |request: &str| {
+        let said = request.replace(['"', '\\', '\r', '\n', '{', '}'], " ");
+        Reply::json(400, format!(r#"{{"errors":["not this: {said}"]}}"#))
+    };
+    script.answer_with("auth/approle/login", echo);
+    let e = login(&script).await.expect_err("refused");
+    let shown = format!("{e} {e:?}");
+    assert!(shown.contains("[redacted]") && !shown.contains("must-not-leak"), "{shown}");
+
+    script.answer("auth/approle/login", login_answer(TOKEN, 3600));
+    script.answer_with("database/creds/app", echo);
+    let session = login(&script).await.expect("login");
+    let e = session.dynamic_role("database", "app").issue().await.expect_err("refused");
+    let shown = format!("{e} {e:?}");
+    assert!(shown.contains("[redacted]") && !shown.contains("must-not-leak"), "{shown}");
+}
+
 #[tokio::test]
 async fn an_answer_that_breaks_off_leaves_the_outcome_unknown() {
     let e = issue_fails(Reply::json(200, r#"{"lease_id":"database"#).cut_short()).await;

@@ -51,6 +51,26 @@ impl Credential {
         self.0.address.as_ref()
     }
 
+    /// What no login has in it, whatever server it is from: user name and database go into logs,
+    /// where a line break would make two lines, and into a startup message, whose fields a NUL
+    /// would end. For source crates.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        let control = |text: &str| text.chars().any(char::is_control);
+        let address = self.0.address.as_ref();
+        let names = address.into_iter().flat_map(|a| [&a.host, &a.database]).flatten();
+        if control(&self.0.username) {
+            Some("has a username with control characters in it")
+        } else if self.0.password.contains('\0') {
+            Some("has a password with a NUL in it")
+        } else if names.map(String::as_str).any(control) {
+            Some("has a host or database with control characters in it")
+        } else {
+            None
+        }
+    }
+
     /// The very same login: nothing would change for a pool.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.0 == other.0
@@ -267,5 +287,25 @@ mod tests {
         let shown = format!("{issued:?} {issued:#?}");
         assert!(shown.contains("v-app-1"));
         assert!(!shown.contains("s3cr3t-pw"));
+    }
+
+    #[test]
+    fn what_would_forge_a_line_or_a_field_is_at_fault() {
+        let at = |address| Credential::new("app", "pw").with_address(address);
+        for (credential, part) in [
+            (Credential::new("app\nERROR all is lost", "pw"), "username"),
+            (Credential::new("app\0options\0-csearch_path=x", "pw"), "username"),
+            (Credential::new("app\u{1b}[2J", "pw"), "username"),
+            (Credential::new("app", "p\0w"), "password"),
+            (at(Address::new().host("db\nx")), "host"),
+            (at(Address::new().database("d\0user\0postgres")), "database"),
+        ] {
+            let fault = credential.fault().unwrap();
+            assert!(fault.contains(part), "{credential:?}: {fault}");
+        }
+        // Odd, and none of our business.
+        let odd =
+            Credential::new("o'hara \"x\"; -- é", " p\nw\t'\"\\ ").with_address(Address::new());
+        assert_eq!(odd.fault(), None);
     }
 }

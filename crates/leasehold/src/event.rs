@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::hook::Holder;
+use crate::line::Line;
 use crate::source::{ErrorKind, SourceError};
 
 /// Why a rotation was begun.
@@ -309,8 +310,15 @@ impl fmt::Display for Of<'_> {
     }
 }
 
+/// One line, whatever names and messages are in it.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.tell(&mut Line::new(f))
+    }
+}
+
+impl Event {
+    fn tell(&self, f: &mut impl fmt::Write) -> fmt::Result {
         match self {
             Self::Issued { username, ttl: Some(ttl) } => {
                 write!(f, "issued {username} for {ttl:.0?}")

@@ -70,6 +70,11 @@
 
 #![forbid(unsafe_code)]
 
+/// What `tests/loom.rs` has its own kind of.
+mod sync {
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+}
+
 pub mod clock;
 mod credential;
 mod detached;
@@ -80,6 +85,7 @@ mod fold;
 mod generation;
 mod health;
 pub mod hook;
+mod line;
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 #[cfg_attr(feature = "simulation", allow(missing_docs))]
@@ -89,6 +95,7 @@ mod provider;
 mod rotator;
 mod source;
 mod sources;
+mod told;
 
 pub use credential::{Address, Credential, Issued, Lease, Parent, ParentState};
 #[doc(hidden)]

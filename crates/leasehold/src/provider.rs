@@ -1,7 +1,6 @@
 //! What pools and applications read.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::event::Event;
 use crate::generation::Generation;
 use crate::health::{DrainHealth, Health, HealthState, LastError, PoolHealth, Status};
 use crate::hook::ManagedPool;
+use crate::told::Told;
 
 /// Reads the current generation, and tells the rotator what was seen of it. Cheap to clone; every
 /// method but those that say so is synchronous and waits for nothing.
@@ -36,9 +36,8 @@ pub(crate) struct Shared {
     pub(crate) observations: mpsc::Sender<Observed>,
     pub(crate) clock: Clock,
     pub(crate) refresh_wait: Duration,
-    /// The generation about which each kind of observation was sent last: a thousand failing
-    /// queries send one.
-    pub(crate) told: [AtomicU64; 3],
+    /// By kind of observation.
+    pub(crate) told: [Told; 3],
     /// The tokens of leases that were left to their TTL: kept while anybody reads.
     pub(crate) kept: Mutex<Vec<Parent>>,
 }
@@ -46,13 +45,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// The next one who sees this of `generation` is heard, though it was told before.
     pub(crate) fn hear_again(&self, generation: u64, what: Observation) {
-        // Only of that generation: of a newer one it may have been told meanwhile.
-        let _ = self.told[what as usize].compare_exchange(
-            generation,
-            0,
-            Ordering::AcqRel,
-            Ordering::Relaxed,
-        );
+        self.told[what as usize].again(generation);
     }
 }
 
@@ -199,10 +192,9 @@ impl CredentialProvider {
     /// An application calls this with [`Observation::Suspected`] (hook crates offer a `report`
     /// that takes the driver's error); the rest comes from hooks.
     pub fn report(&self, generation: u64, what: Observation) {
-        let told = &self.shared.told[what as usize];
+        let is_news = self.shared.told[what as usize].is_news(generation);
         // Suspicions are worth telling again, the rotator limits what it does about them.
-        let known = told.swap(generation, Ordering::AcqRel) == generation;
-        if !known || what == Observation::Suspected {
+        if is_news || what == Observation::Suspected {
             let observed = Observed { generation, what };
             if self.shared.observations.try_send(observed).is_err() {
                 // Full or closed: not told after all, so that the next one tries again.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use common::*;
 use leasehold::hook::Proof;
 use leasehold::{
-    ErrorKind, Event, HealthState, Observation, Parent, ParentState, Reason, Refreshed, Rotator,
-    StartError,
+    Credential, CredentialSource, ErrorKind, Event, HealthState, Issued, Lease, Observation,
+    Parent, ParentState, Reason, Refreshed, Rotator, SourceError, StartError,
 };
 use tokio::sync::watch;
 
@@ -53,6 +53,83 @@ async fn a_lease_is_renewed_to_its_maximum_and_then_rotated_in_time_to_drain() {
     let health = rotator.provider().health();
     assert!(health.rotates_in.unwrap() > s(270), "{health:?}");
     assert_eq!(script.live().len(), 1);
+}
+
+/// Grants whatever it was told to, first and later.
+#[derive(Debug)]
+struct Generous {
+    first: Option<Duration>,
+    later: Duration,
+    minted: AtomicU64,
+}
+
+impl CredentialSource for Generous {
+    async fn issue(&self) -> Result<Issued, SourceError> {
+        let n = self.minted.fetch_add(1, Ordering::Relaxed);
+        let lease = match self.first {
+            Some(ttl) => Lease::renewable(format!("lease-{n}"), ttl),
+            None => Lease::endless(),
+        };
+        Ok(Issued::new(Credential::new(format!("user-{n}"), "scripted-password"), lease))
+    }
+
+    async fn renew(&self, _: &Lease, _: Duration) -> Result<Duration, SourceError> {
+        Ok(self.later)
+    }
+}
+
+/// A server can name any number of seconds, and a user ask for any grace.
+#[tokio::test(start_paused = true)]
+async fn times_without_end_are_no_panic() {
+    let most = s(u64::MAX);
+    for (first, later, grace) in [
+        (Some(s(60)), most, s(5)),
+        (Some(s(60)), Duration::MAX, s(5)),
+        (Some(most), most, s(5)),
+        (Some(Duration::MAX), Duration::MAX, Duration::MAX),
+        (None, most, Duration::MAX),
+    ] {
+        let source = Generous { first, later, minted: AtomicU64::new(0) };
+        let rotator = Rotator::builder(source).clock(clock()).grace(grace).start().await.unwrap();
+        let provider = rotator.provider();
+        let mut events = provider.events();
+        // Past the first renewal.
+        tokio::time::sleep(s(50)).await;
+        rotator.rotate();
+        assert_eq!(swapped(&mut events).await, (2, Reason::Requested));
+        tokio::time::sleep(s(50)).await;
+        assert!(provider.health().is_ready(), "{first:?} {later:?}: {:?}", provider.health());
+        assert!(rotator.shutdown(s(60)).await.is_clean());
+    }
+    let source = Generous { first: Some(s(60)), later: s(60), minted: AtomicU64::new(0) };
+    let start = Rotator::builder(source).clock(clock()).grace(Duration::MAX).start();
+    let e = start.await.expect_err("no lease is long enough");
+    assert!(matches!(e, StartError::TtlTooShort { .. }), "{e:?}");
+}
+
+/// A server that has the password sent in clear text can put it into its refusal, with lines that
+/// look like ours.
+#[tokio::test(start_paused = true)]
+async fn i10_what_postgres_says_is_one_line_without_the_password() {
+    let script = Script::new(s(60), s(600));
+    let rotator = start(&script).await;
+    let provider = rotator.provider();
+    let pool = FakePool::attach(&provider);
+    let mut events = provider.events();
+    let said = format!("no \"scripted-password\"\nERROR forged\u{1b}[2J {}", "x".repeat(1 << 20));
+    pool.proof(Proof::Rejected(said));
+    rotator.rotate();
+    let told = loop {
+        let event = events.recv().await.unwrap();
+        if let Event::ProofFailed { .. } = event {
+            break event;
+        }
+    };
+    let shown = told.to_string();
+    assert!(shown.contains("no \"[redacted]\" ERROR forged"), "{shown:.200}");
+    assert!(!shown.chars().any(char::is_control) && shown.len() < 5000, "{}", shown.len());
+    let all = format!("{told:?} {:?}", provider.health());
+    assert!(!all.contains("scripted-password"), "{all:.200}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -80,7 +80,7 @@ pub(super) fn filled(field: &'static str, value: &str) -> Result<(), ConfigError
 /// A file with one secret in it, read anew each time. Whoever writes it should put a new file in
 /// its place; one that is written in place may be met half written, and is read again then.
 #[derive(Clone)]
-pub(super) struct SecretFile {
+pub(crate) struct SecretFile {
     /// What is in it, for messages.
     what: &'static str,
     path: PathBuf,
@@ -132,14 +132,23 @@ impl SecretFile {
             }
             Ok(Err(_)) => return Err(failed("the runtime is shutting down".to_owned())),
         };
+        self.secret_in(&text)
+    }
+
+    /// What was read, if it can be a secret.
+    pub(crate) fn secret_in(&self, text: &[u8]) -> Result<Zeroizing<String>, SourceError> {
         let wrong = |why: &str| {
             SourceError::new(ErrorKind::Malformed, format!("the {} in {self} {why}", self.what))
         };
-        let Ok(text) = std::str::from_utf8(&text) else {
+        let Ok(text) = std::str::from_utf8(text) else {
             return Err(wrong("is not text: is it the right file?"));
         };
         match text.trim() {
-            "" => Err(failed("the file is empty: whoever writes it has not done so yet".into())),
+            "" => Err(SourceError::unreachable(format!(
+                "reading the {} from {self}: the file is empty: whoever writes it has not done so \
+                 yet",
+                self.what
+            ))),
             text if text.len() as u64 > MAX_FILE => {
                 Err(wrong("is longer than 64 KiB: is it the right file?"))
             }

@@ -233,6 +233,18 @@ impl fmt::Debug for Auth {
     }
 }
 
+/// A file with a secret in it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn secret_file(path: &str) -> input::SecretFile {
+    input::SecretFile::new("secret_id", path)
+}
+
+/// Whether a wrapping token was made for a secret_id of that mount.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn secret_id_path_fits(path: &str, mount: &str) -> bool {
+    secret_id::is_secret_id_path(path, mount)
+}
+
 /// What a login granted. A token that can't be used is given back at once.
 async fn from_login(api: &Api, path: &str, auth: &AuthData) -> Result<TokenGrant, SourceError> {
     let malformed = |problem| malformed(Op::Login, path, problem);

@@ -322,7 +322,7 @@ fn secret_id_path(mount: &str) -> String {
 }
 
 /// `auth/MOUNT/role/ROLE/secret-id`, or the same with an id of one's own.
-fn is_secret_id_path(path: &str, mount: &str) -> bool {
+pub(super) fn is_secret_id_path(path: &str, mount: &str) -> bool {
     let role = path
         .strip_prefix("auth/")
         .and_then(|p| p.strip_prefix(mount))

@@ -30,7 +30,19 @@ pub(super) fn add(values: &mut Values, path: &Path) -> Result<(), ConfigError> {
         Ok(text) => Zeroizing::new(text),
         Err(e) => return Err(problem(format!("can't be read: {e}"))),
     };
-    let tree = config::File::from_str(&text, format).collect().map_err(|e| {
+    add_text(values, &file, format, extension, &text)
+}
+
+/// The same of a file that was read already.
+fn add_text(
+    values: &mut Values,
+    file: &str,
+    format: FileFormat,
+    extension: &str,
+    text: &str,
+) -> Result<(), ConfigError> {
+    let problem = |problem: String| ConfigError::new(file.to_owned(), problem);
+    let tree = config::File::from_str(text, format).collect().map_err(|e| {
         // The parsers' own messages show the line, with whatever is in it.
         let place = line_in(&e.to_string()).map(|n| format!(" near line {n}")).unwrap_or_default();
         problem(format!("is not well-formed {extension}{place}"))
@@ -40,7 +52,7 @@ pub(super) fn add(values: &mut Values, path: &Path) -> Result<(), ConfigError> {
         let mut names: Vec<_> = name.split('.').map(str::to_owned).collect();
         if names[0].eq_ignore_ascii_case(SECTION) {
             names.remove(0);
-            flatten(values, &file, &mut names, value)?;
+            flatten(values, file, &mut names, value)?;
         }
     }
     Ok(())
@@ -75,6 +87,19 @@ fn flatten(
         }
     };
     values.add_from_file(file, names, text)
+}
+
+/// Each kind of file, by its number.
+#[cfg(feature = "fuzzing")]
+pub(super) fn add_any(values: &mut Values, kind: u8, text: &str) -> Result<(), ConfigError> {
+    const KINDS: [(FileFormat, &str); 4] = [
+        (FileFormat::Toml, "toml"),
+        (FileFormat::Yaml, "yaml"),
+        (FileFormat::Json, "json"),
+        (FileFormat::Ini, "ini"),
+    ];
+    let (format, extension) = KINDS[usize::from(kind) % KINDS.len()];
+    add_text(values, "app.conf", format, extension, text)
 }
 
 /// The line that a parser's message names: "at line 3, column 5", or "3:5 ..." for INI.

@@ -44,6 +44,22 @@ impl Settings {
         Self::new(values)
     }
 
+    /// From a text of one of the kinds of files, and variables that are not the process's own.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn from_given(
+        file: Option<(u8, &str)>,
+        variables: &[(String, String)],
+    ) -> Result<Self, ConfigError> {
+        let mut values = Values::default();
+        if let Some((kind, text)) = file {
+            super::file::add_any(&mut values, kind, text)?;
+        }
+        for (name, text) in variables {
+            values.add_variable(name, text.clone())?;
+        }
+        Self::new(values)
+    }
+
     pub(super) fn new(values: Values) -> Result<Self, ConfigError> {
         values.check()?;
         let enabled = values.flag("enabled")?.unwrap_or(true);

@@ -1,26 +1,15 @@
 //! Which connections are superseded, told by when they were made.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::stamps::{Stamps, Verdict};
 
 /// Added to the instant at which no connect with the old login was in flight any more, before
 /// connections made until then are taken for superseded. Pools stamp a connection just after the
 /// handshake and report its age a little late; the latest seen on two overloaded cores was 0.9 ms.
 /// A current connection that is misjudged is replaced, which harms nobody.
 const MARGIN: Duration = Duration::from_millis(10);
-
-/// What may be done with a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Verdict {
-    /// Of the current generation.
-    Current,
-    /// Superseded, and still handed out while the roll lasts.
-    Superseded,
-    /// Superseded for good: never handed out again.
-    Retired,
-}
 
 /// Two instants per pool. Connections made at or before `hard` are retired, those made at or
 /// before `soft` are superseded. At a swap `hard` takes over the previous `soft` and `soft` the
@@ -30,9 +19,8 @@ pub enum Verdict {
 #[derive(Debug)]
 pub struct Gate {
     base: Instant,
-    /// Nanoseconds since `base`; 0 = nothing is superseded. Never below `hard`.
-    soft: AtomicU64,
-    hard: AtomicU64,
+    /// In nanoseconds since `base`.
+    stamps: Stamps,
     /// Writers go one at a time; readers never take it.
     writer: Mutex<()>,
 }
@@ -50,32 +38,24 @@ impl Gate {
         // A second back, so that no instant of interest is 0.
         let now = crate::clock::pool_instant();
         let base = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
-        Self { base, soft: AtomicU64::new(0), hard: AtomicU64::new(0), writer: Mutex::new(()) }
+        Self { base, stamps: Stamps::new(), writer: Mutex::new(()) }
     }
 
     /// Judges a connection by the instant at which it was made.
     #[inline]
     #[must_use]
     pub fn judge(&self, created: Instant) -> Verdict {
-        let soft = self.soft.load(Ordering::Acquire);
-        if soft == 0 {
+        if self.stamps.pass_all() {
             return Verdict::Current;
         }
-        let created = self.stamp(created);
-        if created > soft {
-            Verdict::Current
-        } else if created > self.hard.load(Ordering::Acquire) {
-            Verdict::Superseded
-        } else {
-            Verdict::Retired
-        }
+        self.stamps.judge(self.stamp(created))
     }
 
     /// Judges a connection by its age; reads the clock only while something is superseded.
     #[inline]
     #[must_use]
     pub fn judge_age(&self, age: Duration) -> Verdict {
-        if self.soft.load(Ordering::Acquire) == 0 {
+        if self.stamps.pass_all() {
             return Verdict::Current;
         }
         let now = crate::clock::pool_instant();
@@ -85,8 +65,7 @@ impl Gate {
     /// A swap: everything made until now is superseded, what was superseded before is retired.
     pub fn supersede(&self) {
         let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.hard.store(self.soft.load(Ordering::Acquire), Ordering::Release);
-        self.soft.store(self.stamp(crate::clock::pool_instant()), Ordering::Release);
+        self.stamps.supersede(self.now());
     }
 
     /// The last connect with the superseded login has ended: what was made until now, and a margin
@@ -94,22 +73,23 @@ impl Gate {
     pub async fn raise(&self) {
         tokio::time::sleep(MARGIN).await;
         let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.stamp(crate::clock::pool_instant());
-        self.soft.fetch_max(now, Ordering::AcqRel);
+        self.stamps.raise(self.now());
     }
 
     /// The end of the roll: what is superseded is retired.
     pub fn harden(&self) {
         let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.hard.fetch_max(self.soft.load(Ordering::Acquire), Ordering::AcqRel);
+        self.stamps.harden();
     }
 
     /// The current login is known to be dead: everything made until now is retired.
     pub fn retire_all(&self) {
         let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = self.stamp(crate::clock::pool_instant());
-        self.soft.fetch_max(now, Ordering::AcqRel);
-        self.hard.fetch_max(now, Ordering::AcqRel);
+        self.stamps.retire_all(self.now());
+    }
+
+    fn now(&self) -> u64 {
+        self.stamp(crate::clock::pool_instant())
     }
 
     fn stamp(&self, at: Instant) -> u64 {

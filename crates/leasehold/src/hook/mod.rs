@@ -12,12 +12,16 @@ mod ledger;
 mod pool;
 mod sampler;
 pub mod sql;
+mod stamps;
 
-pub use gate::{Gate, Verdict};
+pub use gate::Gate;
 pub use ledger::{Ledger, Ticket};
 pub(crate) use pool::DrainTerms;
 pub use pool::{DrainOrder, Drained, Holder, ManagedPool, PoolCounts, Proof, Refusal};
 pub use sampler::Sampler;
+pub use stamps::Verdict;
+
+pub use crate::line::line;
 
 /// A boxed future, as object-safe traits need it.
 pub type BoxFuture<'a, T> = crate::source::BoxFuture<'a, T>;

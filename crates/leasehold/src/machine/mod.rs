@@ -39,8 +39,8 @@ pub use login::Renewal;
 pub use login::{Login, LoginId, Minted};
 pub use policy::Policy;
 pub use policy::SOFT_REVOKE;
-use policy::Limiter;
 pub use policy::Terms;
+use policy::{LONGEST, Limiter};
 use retire::{Draining, Retiring};
 use rotation::{Mint, Rotation};
 pub use shutdown::Remains;
@@ -474,6 +474,7 @@ impl Machine {
 
     fn on_granted(&mut self, now: Time, id: LoginId, sent: Time, granted: Duration) {
         self.renewals += 1;
+        let granted = granted.min(LONGEST);
         let mut rng = self.rng.fork();
         let max_ttl = self.max_ttl;
         let Some(login) = self.login_mut(id) else {

@@ -33,6 +33,10 @@ pub const SOFT_REVOKE: u64 = 0;
 /// answers at all.
 pub const SHUTDOWN_WRAP_UP: Duration = Duration::from_secs(5);
 
+/// A server may grant, and a user ask for, any number of seconds. More than a century is taken for
+/// one, so that no sum overflows.
+pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 const DEFAULT_ROLL: Duration = Duration::from_secs(2);
 const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
@@ -62,9 +66,13 @@ pub struct Terms {
 }
 
 impl Policy {
+    fn grace(self) -> Option<Duration> {
+        self.grace.map(|grace| grace.min(LONGEST))
+    }
+
     /// The terms as asked for, even where they don't fit the TTL.
     fn asked(self, ttl: Duration) -> (Duration, Duration) {
-        let grace = self.grace.unwrap_or(DEFAULT_GRACE.min(ttl / 4));
+        let grace = self.grace().unwrap_or(DEFAULT_GRACE.min(ttl / 4));
         let leeway = grace + Duration::from_secs(5).min(ttl / 10) + Duration::from_secs(1);
         (grace, leeway)
     }
@@ -72,7 +80,7 @@ impl Policy {
     pub fn terms(self, ttl: Option<Duration>) -> Terms {
         let roll = |grace: Duration| self.roll.unwrap_or(DEFAULT_ROLL).min(grace / 8);
         let Some(ttl) = ttl else {
-            let grace = self.grace.unwrap_or(DEFAULT_GRACE);
+            let grace = self.grace().unwrap_or(DEFAULT_GRACE);
             let leeway = Duration::ZERO;
             return Terms { ttl: None, grace, leeway, roll: roll(grace), clipped: false };
         };
@@ -246,6 +254,10 @@ mod tests {
         assert!(terms.clipped);
         assert!(terms.leeway < s(8) && terms.grace < terms.leeway);
         assert!(policy.asked_leeway(s(8)) > s(8));
+        let policy = Policy { grace: Some(Duration::MAX), roll: Some(Duration::MAX) };
+        for ttl in [s(8), Duration::from_secs(u64::MAX), Duration::MAX] {
+            assert!(policy.terms(Some(ttl)).clipped, "a grace without end, in {ttl:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::machine::{
 };
 use crate::provider::{Observation, Observed, Pools, Shared};
 use crate::source::{DynSource, ErrorKind, RevokeMode, SourceError};
+use crate::told::Told;
 
 /// A start that was given up waits for its mint as long as the server may take.
 const ABANDONED_START: Duration = Duration::from_secs(120);
@@ -522,7 +523,7 @@ impl Driver {
             observations: self.observations.clone(),
             clock: self.clock.clone(),
             refresh_wait: self.refresh_wait,
-            told: Default::default(),
+            told: [(); 3].map(|()| Told::new()),
             kept: Mutex::default(),
         });
         self.shared = Some(shared.clone());

@@ -112,7 +112,11 @@ impl LoginForm {
             port,
             database: own(self.database).or(from_url.address.database),
         };
-        Ok(Credential::wiping(&username, password).with_address(address))
+        let credential = Credential::wiping(&username, password).with_address(address);
+        match credential.fault() {
+            Some(fault) => Err(bad(place, fault)),
+            None => Ok(credential),
+        }
     }
 }
 
@@ -308,6 +312,9 @@ mod tests {
             ("postgres://app:hunter2@[bad/x", "can't be read"),
             ("mysql://app:hunter2@h/x", "postgres://"),
             (r#"{"username":"a","password":"hunter2","port":"70000"}"#, "`port`"),
+            (r#"{"username":"a\nb","password":"hunter2"}"#, "username"),
+            (r#"{"username":"a","password":"hunter2\u0000"}"#, "NUL"),
+            ("postgres://app:hunter2@h/d%00user%00postgres", "database"),
         ] {
             let e = read(text).unwrap_err();
             let told = format!("{e} {e:?}");
