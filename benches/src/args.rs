@@ -107,6 +107,13 @@ pub enum FaultKind {
     PgRestart,
 }
 
+impl FaultKind {
+    /// Goes on until it is mended.
+    pub(crate) fn lasts(self) -> bool {
+        matches!(self, Self::VaultPause | Self::VaultStop | Self::VaultSeal)
+    }
+}
+
 /// One accident.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fault {
@@ -142,9 +149,7 @@ impl FromStr for Fault {
             Some((at, lasts)) => (seconds(at)?, seconds(lasts)?),
             None => (seconds(when)?, Duration::ZERO),
         };
-        let outage =
-            matches!(kind, FaultKind::VaultPause | FaultKind::VaultStop | FaultKind::VaultSeal);
-        if outage && lasts.is_zero() {
+        if kind.lasts() && lasts.is_zero() {
             return Err(format!("{name} needs to know for how long: {name}@{when}:SECONDS"));
         }
         Ok(Self { kind, at, lasts })

@@ -1,7 +1,7 @@
 //! What the rotator told, with the time of each.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use leasehold::Event;
@@ -25,16 +25,35 @@ pub(crate) struct Told {
     pub(crate) lives: BTreeMap<u64, Life>,
     pub(crate) renewals: u64,
     pub(crate) forced: u64,
+    /// What a silent one would have printed, with the time of each.
+    pub(crate) lines: Vec<(Instant, String)>,
 }
 
 /// Listens to the rotator.
 #[derive(Clone, Default)]
-pub(crate) struct Chronicle(Arc<Mutex<Told>>);
+pub(crate) struct Chronicle {
+    told: Arc<Mutex<Told>>,
+    /// Lines are kept and not printed.
+    silent: bool,
+}
 
 impl Chronicle {
+    pub(crate) fn silent() -> Self {
+        Self { silent: true, ..Self::default() }
+    }
+
+    /// A line of our own among those of the rotator.
+    pub(crate) fn note(&self, line: impl Into<String>) {
+        self.lock().lines.push((Instant::now(), line.into()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn hear(&self, event: &Event) {
         let now = Instant::now();
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.lock();
         let told = &mut *told;
         match event {
             Event::Swapped { generation, username, reason, .. } => {
@@ -67,12 +86,14 @@ impl Chronicle {
             Event::Renewed { .. } => told.renewals += 1,
             _ => {}
         }
-        if !matches!(event, Event::Renewed { .. } | Event::Draining { .. }) {
+        if self.silent {
+            told.lines.push((now, event.to_string()));
+        } else if !matches!(event, Event::Renewed { .. } | Event::Draining { .. }) {
             eprintln!("  {event}");
         }
     }
 
     pub(crate) fn told(&self) -> Told {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().clone()
     }
 }

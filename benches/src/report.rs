@@ -253,7 +253,7 @@ fn longest_gap(seen: &Seen<'_>) -> u64 {
 }
 
 /// Transactions that ran as a login whose roll had ended before they asked for a connection.
-fn superseded_handouts(ops: &[Op], told: &Told) -> usize {
+pub(crate) fn superseded_handouts(ops: &[Op], told: &Told) -> usize {
     let rolled: BTreeMap<&str, Instant> =
         (told.lives.values()).filter_map(|l| Some((l.username.as_str(), l.rolled?))).collect();
     (ops.iter())
@@ -264,7 +264,7 @@ fn superseded_handouts(ops: &[Op], told: &Told) -> usize {
 
 /// Connections that Postgres received for a login after the last dial with it had ended. The
 /// connection by which a deadline ends sessions is one by design, and told apart by its name.
-fn superseded_logins(logins: &[LoginRecord], told: &Told) -> usize {
+pub(crate) fn superseded_logins(logins: &[LoginRecord], told: &Told) -> usize {
     // The last one is superseded by nothing: a shutdown drains it with its own login.
     let last = told.lives.keys().next_back();
     let settled: BTreeMap<&str, f64> = (told.lives.iter())
