@@ -17,6 +17,8 @@ pub(crate) struct Life {
     /// Unix time at which no dial with its login was in flight any more.
     pub(crate) settled: Option<f64>,
     pub(crate) rolled: Option<Instant>,
+    /// The roll ended with dials still in flight, as was warned of.
+    pub(crate) straddled: bool,
     pub(crate) drained: Option<Instant>,
 }
 
@@ -63,6 +65,7 @@ impl Chronicle {
                     swapped: now,
                     settled: None,
                     rolled: None,
+                    straddled: false,
                     drained: None,
                 };
                 told.lives.insert(*generation, life);
@@ -75,6 +78,7 @@ impl Chronicle {
             Event::RollEnded { generation, .. } => {
                 if let Some(life) = told.lives.get_mut(generation) {
                     life.rolled = Some(now);
+                    life.straddled = life.settled.is_none();
                 }
             }
             Event::Drained { generation, forced, .. } => {

@@ -252,10 +252,12 @@ fn longest_gap(seen: &Seen<'_>) -> u64 {
     u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Transactions that ran as a login whose roll had ended before they asked for a connection.
+/// Transactions that ran as a login whose roll had ended before they asked for a connection. What a
+/// dial brings that took longer than a roll waits is current to the pool until it is caught up with.
 pub(crate) fn superseded_handouts(ops: &[Op], told: &Told) -> usize {
-    let rolled: BTreeMap<&str, Instant> =
-        (told.lives.values()).filter_map(|l| Some((l.username.as_str(), l.rolled?))).collect();
+    let rolled: BTreeMap<&str, Instant> = (told.lives.values().filter(|l| !l.straddled))
+        .filter_map(|l| Some((l.username.as_str(), l.rolled?)))
+        .collect();
     (ops.iter())
         .filter_map(|op| Some((op.begun, rolled.get(op.login.as_deref()?)?)))
         .filter(|(begun, rolled)| begun > *rolled)

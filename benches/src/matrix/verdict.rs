@@ -54,10 +54,6 @@ impl Outcome {
         self.refusal = refusal;
     }
 
-    pub(crate) fn failures(&self) -> usize {
-        self.failed.values().sum()
-    }
-
     /// Something was lost that is documented as a limit.
     pub(crate) fn is_limit(&self) -> bool {
         self.failed.keys().any(|why| matches!(*why, "revoked" | "lease over" | "overdue"))
@@ -120,7 +116,7 @@ fn excuse(seen: &Seen<'_>, op: &Op, late: &mut usize) -> Result<&'static str, St
     let code = failure.sqlstate.as_str();
     let none = code == "-----";
     let overlaps = op.ended() >= began && op.begun <= over;
-    let login = matches!(code, "28P01" | "42501" | "42704");
+    let login = matches!(code, "28P01" | "28000" | "42501" | "42704");
     let cut = none || matches!(code, "57P01" | "57P02" | "57P03") || code.starts_with("08");
     let say = |what: &str| {
         let when = if op.begun > over { "after the fault" } else { "before its end" };
@@ -139,7 +135,7 @@ fn excuse(seen: &Seen<'_>, op: &Op, late: &mut usize) -> Result<&'static str, St
         }
         Excuse::Overdue if cut && overlaps => return Ok("overdue"),
         Excuse::Revoked if login => {
-            let tx = !failure.at_checkout && code != "28P01";
+            let tx = !failure.at_checkout && code.starts_with("42");
             if op.dead && tx {
                 return say("handed out though the login was known to be dead");
             }
