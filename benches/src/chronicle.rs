@@ -20,6 +20,8 @@ pub(crate) struct Life {
     /// The roll ended with dials still in flight, as was warned of.
     pub(crate) straddled: bool,
     pub(crate) drained: Option<Instant>,
+    /// Unix time at which the login was known to be dead.
+    pub(crate) dead: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -27,6 +29,8 @@ pub(crate) struct Told {
     pub(crate) lives: BTreeMap<u64, Life>,
     pub(crate) renewals: u64,
     pub(crate) forced: u64,
+    /// When a lease ended with no other at hand, and when there was one.
+    pub(crate) barren: Vec<(Instant, Option<Instant>)>,
     /// What a silent one would have printed, with the time of each.
     pub(crate) lines: Vec<(Instant, String)>,
 }
@@ -67,8 +71,12 @@ impl Chronicle {
                     rolled: None,
                     straddled: false,
                     drained: None,
+                    dead: None,
                 };
                 told.lives.insert(*generation, life);
+                if let Some(last) = told.barren.last_mut() {
+                    last.1.get_or_insert(now);
+                }
             }
             Event::DialsSettled { generation, .. } => {
                 if let Some(life) = told.lives.get_mut(generation) {
@@ -85,6 +93,12 @@ impl Chronicle {
                 told.forced += forced.len() as u64;
                 if let Some(life) = told.lives.get_mut(generation) {
                     life.drained = Some(now);
+                }
+            }
+            Event::Expired { .. } => told.barren.push((now, None)),
+            Event::LoginRejected { generation } | Event::SessionRevoked { generation } => {
+                if let Some(life) = told.lives.get_mut(generation) {
+                    life.dead.get_or_insert_with(unix_now);
                 }
             }
             Event::Renewed { .. } => told.renewals += 1,

@@ -1,6 +1,6 @@
 //! From what was seen to the one line of JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -265,7 +265,8 @@ pub(crate) fn superseded_handouts(ops: &[Op], told: &Told) -> usize {
 }
 
 /// Connections that Postgres received for a login after the last dial with it had ended. The
-/// connection by which a deadline ends sessions is one by design, and told apart by its name.
+/// connection by which a deadline ends sessions is one by design, and told apart by its name; where
+/// it was refused, as it is for a role that somebody dropped, it has none, and one is left out.
 pub(crate) fn superseded_logins(logins: &[LoginRecord], told: &Told) -> usize {
     // The last one is superseded by nothing: a shutdown drains it with its own login.
     let last = told.lives.keys().next_back();
@@ -273,10 +274,12 @@ pub(crate) fn superseded_logins(logins: &[LoginRecord], told: &Told) -> usize {
         .filter(|(number, _)| Some(*number) != last)
         .filter_map(|(_, l)| Some((l.username.as_str(), l.settled?)))
         .collect();
+    let mut refused = BTreeSet::new();
     (logins.iter())
         .filter(|login| login.application.as_deref() != Some(CONTROL_APPLICATION))
         .filter_map(|login| Some((login, settled.get(login.user.as_deref()?)?)))
         .filter(|(login, settled)| login.received > **settled)
+        .filter(|(login, _)| login.refused.is_none() || !refused.insert(login.user.as_deref()))
         .inspect(|(login, settled)| {
             eprintln!("superseded {:.1} ms late: {login:?}", (login.received - **settled) * 1e3);
         })

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use leasehold::{HealthState, Rotator, ShutdownReport};
-use leasehold_testkit::{Stack, eventually};
+use leasehold_testkit::{Stack, Trap, eventually};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -170,8 +170,7 @@ async fn run(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError> 
     let held = held.map_err(|_| fail(format!("the phase {} never came", phase.name())))?;
     chronicle.note(format!("-- fault: {}", scene.cell.fault.name()));
     let began = Instant::now();
-    scene.begin().await?;
-    drop(held);
+    strike(scene, held).await?;
     let mut report = None;
     if phase == Phase::Shutdown {
         let ((), over, done) = tokio::join!(
@@ -210,6 +209,18 @@ async fn run(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError> 
     report = report.or(Some(shut_down(&rotator, chronicle).await?));
     drop(provider);
     judge(scene, chronicle, ops, (began, over), report).await
+}
+
+/// Puts the fault in force, then lets go what is held.
+async fn strike(scene: &Scene, held: Option<Trap>) -> Result<(), AnyError> {
+    if !scene.cell.fault.restarts_postgres() {
+        scene.begin().await?;
+        drop(held);
+        return Ok(());
+    }
+    // A server that shuts down waits for whoever is just logging in, up to a minute.
+    let let_go = async { drop(held) };
+    tokio::join!(scene.begin(), let_go).0
 }
 
 /// The fault's time goes by, and it is mended. Returns when it was certainly over.
@@ -275,8 +286,7 @@ async fn start(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError
         trap.caught().await;
         chronicle.note(format!("-- fault: {}", scene.cell.fault.name()));
         let began = Instant::now();
-        scene.begin().await?;
-        drop(trap);
+        strike(scene, Some(trap)).await?;
         Ok::<_, AnyError>((began, lasting(scene, chronicle).await?))
     };
     let both = async { tokio::join!(attempt, breaking) };

@@ -223,8 +223,19 @@ impl Fault {
             Self::Pair(
                 Pair::PolicyTakenWhileTheLeaseEnds | Pair::RevocationFailsWhileTheLeaseEnds,
             ) => TTL + Duration::from_secs(1),
+            // Stopping and starting take their time as well.
+            Self::Admin(Admin::Restart) => Duration::from_millis(500),
             _ => Duration::from_millis(2500),
         }
+    }
+
+    pub(crate) fn restarts_postgres(self) -> bool {
+        self.kind() == Some(FaultKind::PgRestart)
+    }
+
+    /// Logins end while it goes on, whatever one does.
+    pub(crate) fn outlasts_a_lease(self) -> bool {
+        self == Self::Pair(Pair::SealedWhileTheTokenEnds)
     }
 
     /// A request can have been carried out whose answer is lost.

@@ -12,6 +12,9 @@ use crate::chronicle::Told;
 use crate::load::Op;
 use crate::report::{superseded_handouts, superseded_logins};
 
+/// Why Postgres refuses what it would have served before.
+pub(crate) const LEASE_OVER: &str = "lease over";
+
 /// All that was seen of a cell.
 pub(crate) struct Seen<'a> {
     pub(crate) cell: Cell,
@@ -33,6 +36,8 @@ pub(crate) struct Outcome {
     /// Failed operations by what excuses them.
     pub(crate) failed: BTreeMap<&'static str, usize>,
     pub(crate) slowest_ms: u128,
+    /// Connections that Postgres received for a login that was known to be dead.
+    pub(crate) dead_dials: usize,
     /// What a start said that failed.
     pub(crate) refusal: Option<String>,
     /// What a shutdown said that left something.
@@ -56,7 +61,7 @@ impl Outcome {
 
     /// Something was lost that is documented as a limit.
     pub(crate) fn is_limit(&self) -> bool {
-        self.failed.keys().any(|why| matches!(*why, "revoked" | "lease over" | "overdue"))
+        self.failed.keys().any(|why| matches!(*why, "revoked" | LEASE_OVER | "overdue"))
     }
 
     /// In a few words, what a user sees.
@@ -80,6 +85,12 @@ pub(crate) fn of(seen: &Seen<'_>) -> Outcome {
         lines: seen.told.lines.clone(),
         ..Outcome::default()
     };
+    let dead = |login: &&LoginRecord| {
+        let life =
+            seen.told.lives.values().find(|life| Some(&life.username) == login.user.as_ref());
+        life.and_then(|life| life.dead).is_some_and(|dead| login.received > dead)
+    };
+    out.dead_dials = seen.logins.iter().filter(dead).count();
     let mut late = 0;
     for op in seen.ops.iter().filter(|op| op.failure.is_some()) {
         match excuse(seen, op, &mut late) {
@@ -143,8 +154,11 @@ fn excuse(seen: &Seen<'_>, op: &Op, late: &mut usize) -> Result<&'static str, St
         }
         _ => {}
     }
-    if login && op.barren {
-        return Ok("lease over");
+    let ended = |(from, until): &(Instant, Option<Instant>)| {
+        op.ended() >= *from && until.is_none_or(|until| op.begun <= until)
+    };
+    if login && (op.barren || seen.told.barren.iter().any(ended)) {
+        return Ok(LEASE_OVER);
     }
     say("lost")
 }
