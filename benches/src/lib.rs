@@ -6,6 +6,7 @@
 mod args;
 mod chronicle;
 mod load;
+pub mod matrix;
 mod pools;
 mod report;
 mod sockets;
@@ -50,8 +51,10 @@ pub async fn run(args: &Args) -> Result<Report, AnyError> {
         .observer(move |event| ear.hear(event))
         .start()
         .await?;
-    let sockets = Sockets::watch(world.pg_port);
-    let pool = AnyPool::connect(args, &world, &rotator.provider()).await?;
+    let sockets = Sockets::watch(world.place.port);
+    let provider = rotator.provider();
+    let pool = AnyPool::connect(args.pool, args.pool_size, &world.place, &provider).await?;
+    drop(provider);
 
     let begun = Instant::now();
     let end = begun + Duration::from_secs(args.seconds);
@@ -68,7 +71,9 @@ pub async fn run(args: &Args) -> Result<Report, AnyError> {
         }
         Ok::<_, AnyError>(seen)
     };
-    let ((ops, skipped), faults) = tokio::join!(load::run(args, pool.clone(), end), faults);
+    let shape = load::Shape::of(args);
+    let load = load::run(shape, pool.clone(), load::Until::At(end), load::progress());
+    let ((ops, skipped), faults) = tokio::join!(load, faults);
     let faults = faults?;
     let took = begun.elapsed();
 

@@ -9,17 +9,30 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio_postgres::NoTls;
 
 use crate::AnyError;
-use crate::args::{Args, PoolKind};
-use crate::world::World;
+use crate::args::PoolKind;
 
 const SELECT: &str = "SELECT v, session_user::text FROM accounts WHERE id = $1";
 const UPDATE: &str = "UPDATE accounts SET v = v + 1 WHERE id = $1";
 
-/// One of the two.
+/// A pool of either kind, and the provider that feeds it.
 #[derive(Clone)]
-pub(crate) enum AnyPool {
+pub(crate) struct AnyPool {
+    pool: Kind,
+    pub(crate) provider: CredentialProvider,
+}
+
+#[derive(Clone)]
+enum Kind {
     Sqlx(sqlx::PgPool),
     Deadpool(deadpool_postgres::Pool),
+}
+
+/// Where a pool connects to.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) database: String,
 }
 
 /// What one transaction does.
@@ -39,33 +52,32 @@ pub(crate) struct Failure {
 
 impl AnyPool {
     pub(crate) async fn connect(
-        args: &Args,
-        world: &World,
+        kind: PoolKind,
+        size: usize,
+        place: &Place,
         provider: &CredentialProvider,
     ) -> Result<Self, AnyError> {
-        match args.pool {
+        let pool = match kind {
             PoolKind::Sqlx => {
-                let size = u32::try_from(args.pool_size)?;
                 let base = PgConnectOptions::new_without_pgpass()
-                    .host(&world.pg_host)
-                    .port(world.pg_port)
-                    .database(&world.pg_db)
+                    .host(&place.host)
+                    .port(place.port)
+                    .database(&place.database)
                     .application_name("drill");
-                let options = PgPoolOptions::new().max_connections(size);
-                Ok(Self::Sqlx(leasehold_sqlx::connect(provider, options, base).await?))
+                let options = PgPoolOptions::new().max_connections(u32::try_from(size)?);
+                Kind::Sqlx(leasehold_sqlx::connect(provider, options, base).await?)
             }
             PoolKind::Deadpool => {
                 let mut base = tokio_postgres::Config::new();
-                base.host(&world.pg_host)
-                    .port(world.pg_port)
-                    .dbname(&world.pg_db)
+                base.host(&place.host)
+                    .port(place.port)
+                    .dbname(&place.database)
                     .application_name("drill");
-                let size = args.pool_size;
-                let pool = leasehold_deadpool::connect(provider, base, NoTls, |b| b.max_size(size))
-                    .await?;
-                Ok(Self::Deadpool(pool))
+                let pool = leasehold_deadpool::connect(provider, base, NoTls, |b| b.max_size(size));
+                Kind::Deadpool(pool.await?)
             }
-        }
+        };
+        Ok(Self { pool, provider: provider.clone() })
     }
 
     /// BEGIN, SELECT, a pause, UPDATE, COMMIT. The first statement also tells whose connection it
@@ -75,12 +87,12 @@ impl AnyPool {
         work: Work,
         login: &mut Option<String>,
     ) -> Result<(), Failure> {
-        match self {
-            Self::Sqlx(pool) => {
+        match &self.pool {
+            Kind::Sqlx(pool) => {
                 let mut conn = pool.acquire().await.map_err(|e| of_sqlx(&e, true))?;
                 on_sqlx(&mut conn, work, login).await.map_err(|e| of_sqlx(&e, false))
             }
-            Self::Deadpool(pool) => {
+            Kind::Deadpool(pool) => {
                 let mut conn = pool.get().await.map_err(|e| of_deadpool(&e))?;
                 on_deadpool(&mut conn, work, login).await.map_err(|e| of_postgres(&e, false))
             }
@@ -141,7 +153,7 @@ fn of_postgres(error: &tokio_postgres::Error, at_checkout: bool) -> Failure {
 }
 
 /// The error and its causes on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -1,6 +1,6 @@
 //! From what was seen to the one line of JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -293,10 +293,12 @@ fn longest_gap(seen: &Seen<'_>) -> u64 {
     u64::try_from(gap.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Transactions that ran as a login whose roll had ended before they asked for a connection.
-fn superseded_handouts(ops: &[Op], told: &Told) -> usize {
-    let rolled: BTreeMap<&str, Instant> =
-        (told.lives.values()).filter_map(|l| Some((l.username.as_str(), l.rolled?))).collect();
+/// Transactions that ran as a login whose roll had ended before they asked for a connection. What a
+/// dial brings that took longer than a roll waits is current to the pool until it is caught up with.
+pub(crate) fn superseded_handouts(ops: &[Op], told: &Told) -> usize {
+    let rolled: BTreeMap<&str, Instant> = (told.lives.values().filter(|l| !l.straddled))
+        .filter_map(|l| Some((l.username.as_str(), l.rolled?)))
+        .collect();
     (ops.iter())
         .filter_map(|op| Some((op.begun, rolled.get(op.login.as_deref()?)?)))
         .filter(|(begun, rolled)| begun > *rolled)
@@ -304,18 +306,21 @@ fn superseded_handouts(ops: &[Op], told: &Told) -> usize {
 }
 
 /// Connections that Postgres received for a login after the last dial with it had ended. The
-/// connection by which a deadline ends sessions is one by design, and told apart by its name.
-fn superseded_logins(logins: &[LoginRecord], told: &Told) -> usize {
+/// connection by which a deadline ends sessions is one by design, and told apart by its name; where
+/// it was refused, as it is for a role that somebody dropped, it has none, and one is left out.
+pub(crate) fn superseded_logins(logins: &[LoginRecord], told: &Told) -> usize {
     // The last one is superseded by nothing: a shutdown drains it with its own login.
     let last = told.lives.keys().next_back();
     let settled: BTreeMap<&str, f64> = (told.lives.iter())
         .filter(|(number, _)| Some(*number) != last)
         .filter_map(|(_, l)| Some((l.username.as_str(), l.settled?)))
         .collect();
+    let mut refused = BTreeSet::new();
     (logins.iter())
         .filter(|login| login.application.as_deref() != Some(CONTROL_APPLICATION))
         .filter_map(|login| Some((login, settled.get(login.user.as_deref()?)?)))
         .filter(|(login, settled)| login.received > **settled)
+        .filter(|(login, _)| login.refused.is_none() || !refused.insert(login.user.as_deref()))
         .inspect(|(login, settled)| {
             eprintln!("superseded {:.1} ms late: {login:?}", (login.received - **settled) * 1e3);
         })

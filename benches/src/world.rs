@@ -8,6 +8,7 @@ use leasehold_testkit::{
 use leasehold_vault::{Auth, Session, VaultConfig};
 
 use crate::args::{Args, Fault, FaultKind};
+use crate::pools::Place;
 use crate::{AnyError, fail};
 
 /// Where Vault and Postgres are, and what may be done to them.
@@ -15,9 +16,7 @@ pub(crate) struct World {
     pub(crate) session: Session,
     pub(crate) mount: String,
     pub(crate) role: String,
-    pub(crate) pg_host: String,
-    pub(crate) pg_port: u16,
-    pub(crate) pg_db: String,
+    pub(crate) place: Place,
     /// Admin's view; `None` on servers that are not ours.
     own: Option<Own>,
 }
@@ -49,9 +48,11 @@ impl World {
             session: Session::login(VaultConfig::new(stack.vault_addr()), auth).await?,
             mount: db.mount().to_owned(),
             role: db.role().to_owned(),
-            pg_host: db.pg_host().to_owned(),
-            pg_port: db.pg_port(),
-            pg_db: db.name().to_owned(),
+            place: Place {
+                host: db.pg_host().to_owned(),
+                port: db.pg_port(),
+                database: db.name().to_owned(),
+            },
             own: Some(Own { stack, db }),
         })
     }
@@ -69,9 +70,11 @@ impl World {
             session: Session::login(VaultConfig::new(var("VAULT_ADDR")?), auth).await?,
             mount: var("DB_MOUNT")?,
             role: var("ROLE")?,
-            pg_host: var("PG_HOST")?,
-            pg_port: port.parse().map_err(|_| fail(format!("PG_PORT: {port:?} is no port")))?,
-            pg_db: var("PG_DB")?,
+            place: Place {
+                host: var("PG_HOST")?,
+                port: port.parse().map_err(|_| fail(format!("PG_PORT: {port:?} is no port")))?,
+                database: var("PG_DB")?,
+            },
             own: None,
         })
     }
@@ -86,63 +89,22 @@ impl World {
         let began = Instant::now();
         let Own { stack, db } =
             self.own.as_ref().ok_or("faults need servers of our own: leave out --external")?;
-        match fault.kind {
-            FaultKind::VaultPause => {
-                stack.pause_vault().await?;
-                let lasted = self.wait(began, fault).await;
-                stack.resume_vault().await?;
-                return Ok(lasted);
-            }
-            FaultKind::VaultStop => {
-                stack.stop_vault().await?;
-                let lasted = self.wait(began, fault).await;
-                stack.start_vault().await?;
-                return Ok(lasted);
-            }
-            FaultKind::VaultSeal => {
-                stack.seal_vault().await?;
-                let lasted = self.wait(began, fault).await;
-                stack.unseal_vault().await?;
-                return Ok(lasted);
-            }
-            FaultKind::LeaseRevoke => db.revoke_all(false).await?,
-            FaultKind::TokenRevoke => {
-                for accessor in stack.token_accessors().await? {
-                    let path = "auth/token/lookup-accessor";
-                    let body = serde_json::json!({ "accessor": accessor });
-                    let (_, seen) = stack.vault_request("POST", path, Some(body)).await?;
-                    if seen["data"]["path"] == "auth/approle/login" {
-                        stack.revoke_accessor(&accessor).await?;
-                    }
-                }
-            }
-            FaultKind::PgRestart => stack.restart_postgres(PostgresShutdown::Fast).await?,
+        begin(fault.kind, stack, db).await?;
+        if !fault.kind.is_outage() {
+            return Ok((began, began));
         }
-        Ok((began, began))
-    }
-
-    async fn wait(&self, began: Instant, fault: Fault) -> (Instant, Instant) {
         tokio::time::sleep(fault.lasts).await;
-        (began, Instant::now())
+        let until = Instant::now();
+        end(fault.kind, stack).await?;
+        Ok((began, until))
     }
 
     /// Leases, roles and sessions that are left; `None` where we may not look.
     pub(crate) async fn left(&self) -> Result<Option<Left>, AnyError> {
-        let Some(Own { db, .. }) = &self.own else { return Ok(None) };
-        // The server's end of a socket goes a moment after ours.
-        let mut sessions = db.sessions().await?;
-        for _ in 0..100 {
-            if sessions.is_empty() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            sessions = db.sessions().await?;
+        match &self.own {
+            Some(own) => Ok(Some(left(&own.db).await?)),
+            None => Ok(None),
         }
-        Ok(Some(Left {
-            leases: db.lease_count().await?,
-            roles: db.logins().await?.len(),
-            sessions: sessions.len(),
-        }))
     }
 
     /// Postgres's own record of every connection.
@@ -154,10 +116,70 @@ impl World {
     }
 }
 
+/// Breaks something as an administrator can. What lasts, lasts until [`end`].
+pub(crate) async fn begin(kind: FaultKind, stack: &Stack, db: &TestDb) -> Result<(), AnyError> {
+    match kind {
+        FaultKind::VaultPause => stack.pause_vault().await?,
+        FaultKind::VaultStop => stack.stop_vault().await?,
+        FaultKind::VaultSeal => stack.seal_vault().await?,
+        FaultKind::LeaseRevoke => db.revoke_all(false).await?,
+        FaultKind::TokenRevoke => {
+            for accessor in tokens(stack, db).await? {
+                stack.revoke_accessor(&accessor).await?;
+            }
+        }
+        FaultKind::PgRestart => stack.restart_postgres(PostgresShutdown::Fast).await?,
+    }
+    Ok(())
+}
+
+/// Mends it.
+pub(crate) async fn end(kind: FaultKind, stack: &Stack) -> Result<(), AnyError> {
+    match kind {
+        FaultKind::VaultPause => stack.resume_vault().await?,
+        FaultKind::VaultStop => stack.start_vault().await?,
+        FaultKind::VaultSeal => stack.unseal_vault().await?,
+        FaultKind::LeaseRevoke | FaultKind::TokenRevoke | FaultKind::PgRestart => {}
+    }
+    Ok(())
+}
+
+/// Accessors of the tokens that the database's AppRole has.
+pub(crate) async fn tokens(stack: &Stack, db: &TestDb) -> Result<Vec<String>, AnyError> {
+    let mut own = Vec::new();
+    for accessor in stack.token_accessors().await? {
+        let body = serde_json::json!({ "accessor": accessor });
+        let (_, seen) =
+            stack.vault_request("POST", "auth/token/lookup-accessor", Some(body)).await?;
+        if seen["data"]["meta"]["role_name"] == db.name() {
+            own.push(accessor);
+        }
+    }
+    Ok(own)
+}
+
+/// What one database has on the servers.
 pub(crate) struct Left {
     pub(crate) leases: usize,
     pub(crate) roles: usize,
     pub(crate) sessions: usize,
+}
+
+/// Looks, after a moment for the servers' ends of sockets, which go after ours.
+pub(crate) async fn left(db: &TestDb) -> Result<Left, AnyError> {
+    let mut sessions = db.sessions().await?;
+    for _ in 0..100 {
+        if sessions.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        sessions = db.sessions().await?;
+    }
+    Ok(Left {
+        leases: db.lease_count().await?,
+        roles: db.logins().await?.len(),
+        sessions: sessions.len(),
+    })
 }
 
 /// Unix seconds with a fraction, as Postgres's log has them.

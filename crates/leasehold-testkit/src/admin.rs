@@ -281,7 +281,7 @@ impl Stack {
         // Only with the exempt paths said again: leaving them out would empty the list.
         let config = json!({
             "enable_rate_limit_response_headers": headers,
-            "rate_limit_exempt_paths": ["sys/health", "sys/seal-status", "sys/unseal"],
+            "rate_limit_exempt_paths": ["sys/health", "sys/seal-status", "sys/unseal", "sys/quotas"],
         });
         self.vault("POST", "sys/quotas/config", config).await?;
         let interval = format!("{}s", seconds("interval", interval)?);

@@ -34,6 +34,8 @@ struct Inner {
     namespace: Option<String>,
     roles: Vec<String>,
     role_id: String,
+    /// `host:port` of Postgres for the Vault server.
+    postgres_at: String,
 }
 
 /// A login that the database engine made.
@@ -115,6 +117,8 @@ impl Stack {
                 name,
                 mount,
                 namespace: spec.namespace,
+                postgres_at: (spec.postgres_at)
+                    .unwrap_or_else(|| self.inner.ends.pg_for_vault.clone()),
             }),
         };
         db.configure_connection().await?;
@@ -382,7 +386,7 @@ impl TestDb {
             "plugin_name": "postgresql-database-plugin",
             "connection_url": format!(
                 "postgresql://{{{{username}}}}:{{{{password}}}}@{}/{name}?sslmode=disable",
-                stack.inner.ends.pg_for_vault
+                self.inner.postgres_at
             ),
             "username": SUPERUSER,
             "password": stack.superuser_password(),

@@ -20,6 +20,7 @@ pub struct DatabaseSpec {
     pub(crate) mount: Option<TestDb>,
     pub(crate) mount_path: Option<String>,
     pub(crate) namespace: Option<String>,
+    pub(crate) postgres_at: Option<String>,
 }
 
 impl DatabaseSpec {
@@ -34,6 +35,7 @@ impl DatabaseSpec {
             mount: None,
             mount_path: None,
             namespace: None,
+            postgres_at: None,
         }
     }
 
@@ -75,6 +77,13 @@ impl DatabaseSpec {
     /// `team1/sys/mounts`.
     pub fn namespace(mut self, name: impl Into<String>) -> Self {
         self.namespace = Some(name.into());
+        self
+    }
+
+    /// Where the Vault server is to reach Postgres, a `host:port`: that of a
+    /// [`FaultProxy`](crate::FaultProxy), to break the way between the two.
+    pub fn postgres_at(mut self, address: impl Into<String>) -> Self {
+        self.postgres_at = Some(address.into());
         self
     }
 

@@ -15,7 +15,7 @@ use crate::programs::Search;
 use crate::spec::seconds;
 #[cfg(feature = "tls")]
 use crate::tls::Authority;
-use crate::{Error, Result, http};
+use crate::{Error, FaultProxy, Result, http};
 
 /// A real OpenBao (or Vault) and a real Postgres on free ports of 127.0.0.1.
 ///
@@ -276,6 +276,24 @@ impl Stack {
                 "there is no CA: start the stack with vault_tls() or postgres_tls(true)".into(),
             )),
         }
+    }
+
+    /// A proxy before the Vault server, to break the way to it: [`FaultProxy::address`] in place of
+    /// what [`vault_addr`](Self::vault_addr) says after `://`. What this crate itself asks of the
+    /// server goes past it.
+    ///
+    /// [`FaultProxy::address`]: crate::FaultProxy::address
+    pub async fn vault_proxy(&self) -> Result<FaultProxy> {
+        let ends = &self.inner.ends;
+        FaultProxy::before(ends.vault_tls.as_ref().unwrap_or(&ends.vault)).await
+    }
+
+    /// A proxy before Postgres, to break the way to it. [`DatabaseSpec::postgres_at`] leads the
+    /// Vault server there too.
+    ///
+    /// [`DatabaseSpec::postgres_at`]: crate::DatabaseSpec::postgres_at
+    pub async fn postgres_proxy(&self) -> Result<FaultProxy> {
+        FaultProxy::before(format!("{}:{}", self.pg_host(), self.pg_port())).await
     }
 
     /// The folder with the servers' data and logs (`bao.log`, `pg.log`). It goes with the stack.

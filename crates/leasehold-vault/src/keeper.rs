@@ -330,7 +330,8 @@ impl Keeper {
                 } else {
                     debug!(error = %e, retry_in = ?wait, "login failed again");
                 }
-                self.login.failure = Some(e);
+                // Whoever is told of it asked for something else, which was not done.
+                self.login.failure = Some(e.before_issuing());
             }
         }
     }

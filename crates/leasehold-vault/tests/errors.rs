@@ -220,6 +220,7 @@ async fn login_soon(world: &World) {
     let session = world.session().await;
     let e = world.lose_the_token(&session).await;
     world.check(&e);
+    assert!(!e.may_have_issued(), "there was no token to issue with: {e}");
     let before = world.asked();
     world.until(|| world.asked() >= before + 3).await;
     world.vault.mend();

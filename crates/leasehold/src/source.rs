@@ -98,7 +98,11 @@ pub enum RevokeMode {
 
 /// Why a source did not do what it was asked. Cheap to clone; holds no secret.
 #[derive(Clone)]
-pub struct SourceError(Arc<Inner>);
+pub struct SourceError {
+    inner: Arc<Inner>,
+    /// Whatever the kind says: the request to issue was never made.
+    not_asked: bool,
+}
 
 struct Inner {
     kind: ErrorKind,
@@ -152,7 +156,8 @@ impl SourceError {
     /// An error of `kind`. The message is lower-case, names the path or role, says what to do, and
     /// holds no secret.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { kind, message: message.into(), retry_after: None, cause: None }))
+        let inner = Inner { kind, message: message.into(), retry_after: None, cause: None };
+        Self { inner: Arc::new(inner), not_asked: false }
     }
 
     /// An [`ErrorKind::Unreachable`].
@@ -180,9 +185,16 @@ impl SourceError {
         self.rebuild(|inner| inner.retry_after = Some(after))
     }
 
+    /// Adds that what failed came before the request to issue (a login to the server, say): nothing
+    /// was issued, though whether *that* was done may be unknown.
+    #[must_use]
+    pub fn before_issuing(self) -> Self {
+        Self { not_asked: true, ..self }
+    }
+
     fn rebuild(mut self, change: impl FnOnce(&mut Inner)) -> Self {
         // Builders run before the first clone, so that the Arc is still ours alone.
-        if let Some(inner) = Arc::get_mut(&mut self.0) {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
             change(inner);
         }
         self
@@ -191,36 +203,43 @@ impl SourceError {
     /// What it means.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
-        self.0.kind
+        self.inner.kind
     }
 
     /// When the server wants to be asked again, if it said.
     #[must_use]
     pub fn server_retry_after(&self) -> Option<Duration> {
-        self.0.retry_after
+        self.inner.retry_after
+    }
+
+    /// As the answer to a request to issue: something may have been issued of which nobody knows.
+    /// The answer was lost, or made no sense.
+    #[must_use]
+    pub fn may_have_issued(&self) -> bool {
+        !self.not_asked && matches!(self.kind(), ErrorKind::Timeout | ErrorKind::Malformed)
     }
 
     /// See [`ErrorKind::is_transient`].
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        self.0.kind.is_transient()
+        self.inner.kind.is_transient()
     }
 }
 
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
+        f.write_str(&self.inner.message)
     }
 }
 
 impl fmt::Debug for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The cause by Display: client errors are known to carry whole bodies in their Debug.
-        let cause = self.0.cause.as_ref().map(ToString::to_string);
+        let cause = self.inner.cause.as_ref().map(ToString::to_string);
         f.debug_struct("SourceError")
-            .field("kind", &self.0.kind)
-            .field("message", &self.0.message)
-            .field("retry_after", &self.0.retry_after)
+            .field("kind", &self.inner.kind)
+            .field("message", &self.inner.message)
+            .field("retry_after", &self.inner.retry_after)
             .field("cause", &cause)
             .finish()
     }
@@ -228,7 +247,7 @@ impl fmt::Debug for SourceError {
 
 impl std::error::Error for SourceError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.cause.as_ref().map(|c| &**c as _)
+        self.inner.cause.as_ref().map(|c| &**c as _)
     }
 }
 

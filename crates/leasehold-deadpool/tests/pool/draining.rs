@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use deadpool_postgres::Object;
 use leasehold::Event;
+use leasehold_testkit::{Catch, Direction, Toxic};
 use tokio_postgres::NoTls;
 
 use crate::kit::{Events, Kit, LIMIT, Revoked, borrow, eventually, fill, touch, who};
-use crate::proxy::Proxy;
 
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -16,18 +16,18 @@ async fn i1_a_handshake_that_straddles_the_swap_is_counted_and_dialled_anew() {
     let kit = Kit::new("dp_straddle").await;
     let rotator = kit.start(GRACE).await;
     let provider = rotator.provider();
-    let proxy = Proxy::before(kit.db.pg_host(), kit.db.pg_port()).await;
+    let proxy = kit.db.stack().postgres_proxy().await.unwrap();
     let pool = kit.pool_at(&provider, 4, proxy.port()).await;
     let old = provider.current().credential().username().to_owned();
     pool.retain(|_, _| false);
     let mut events = Events::of(&provider);
 
-    proxy.hold_next();
+    let held = proxy.trap(Catch::connection());
     let straddler = tokio::spawn({
         let pool = pool.clone();
         async move { who(&pool.get().await.unwrap()).await }
     });
-    proxy.holding(1).await;
+    held.caught().await;
     rotator.rotate();
     events.wait("swap", |e| matches!(e, Event::Swapped { .. })).await;
     // Postgres does not show a backend that is authenticating: our own count alone holds this.
@@ -35,7 +35,7 @@ async fn i1_a_handshake_that_straddles_the_swap_is_counted_and_dialled_anew() {
     assert!(!events.seen.iter().any(|e| matches!(e, Event::DialsSettled { .. })));
     assert!(kit.role_exists(&old).await);
 
-    proxy.release();
+    held.release();
     let new = provider.current().credential().username().to_owned();
     assert_eq!(straddler.await.unwrap(), new, "a superseded connection was handed out");
     events.wait("settling", |e| matches!(e, Event::DialsSettled { .. })).await;
@@ -71,16 +71,17 @@ async fn i2_during_the_roll_borrowers_keep_what_they_find() {
     let kit = Kit::new("dp_in_roll").await;
     let rotator = kit.start(GRACE).await;
     let provider = rotator.provider();
-    let proxy = Proxy::before(kit.db.pg_host(), kit.db.pg_port()).await;
+    let proxy = kit.db.stack().postgres_proxy().await.unwrap();
     let pool = kit.pool_at(&provider, 2, proxy.port()).await;
     fill(&pool, 2).await;
     let mut events = Events::of(&provider);
     // The first spare takes so long that the roll has begun when borrowers look, and from the swap
     // on no other gets through: whoever dials waits for it.
-    proxy.delay(Duration::from_millis(300));
+    let slow = Toxic::Latency { delay: Duration::from_millis(80), jitter: Duration::ZERO };
+    proxy.inject(Direction::Requests, slow).await;
     rotator.rotate();
     events.wait("a swap", |e| matches!(e, Event::Swapped { .. })).await;
-    (0..1000).for_each(|_| proxy.hold_next());
+    let held = proxy.trap(Catch::connection().times(usize::MAX));
     let mut served = 0;
     {
         let ended = events.roll_ended();
@@ -96,7 +97,7 @@ async fn i2_during_the_roll_borrowers_keep_what_they_find() {
             }
         }
     }
-    proxy.release();
+    held.release();
     assert!(served > 0, "a borrower dialled in the roll");
     events.revoked().await;
 }
@@ -106,7 +107,7 @@ async fn an_idle_pool_is_as_warm_after_a_rotation_as_before() {
     let kit = Kit::new("dp_warm").await;
     let rotator = kit.start(GRACE).await;
     let provider = rotator.provider();
-    let proxy = Proxy::before(kit.db.pg_host(), kit.db.pg_port()).await;
+    let proxy = kit.db.stack().postgres_proxy().await.unwrap();
     let pool = kit.pool_at(&provider, 4, proxy.port()).await;
     fill(&pool, 3).await;
     let mut events = Events::of(&provider);

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use leasehold::Event;
+use leasehold_testkit::sockets_to;
 
 use crate::kit::{Events, Kit, is_drained};
-use crate::proxy::Proxy;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rotations_under_load_lose_no_query_and_never_need_more_than_one_socket_above_the_maximum()
@@ -16,7 +16,7 @@ async fn rotations_under_load_lose_no_query_and_never_need_more_than_one_socket_
     kit.source.ttl(Duration::from_millis(2500));
     let rotator = kit.start(Duration::from_millis(800)).await;
     let provider = rotator.provider();
-    let proxy = Proxy::before(kit.db.pg_host(), kit.db.pg_port()).await;
+    let proxy = kit.db.stack().postgres_proxy().await.unwrap();
     let pool = kit.pool_at(&provider, 4, proxy.port()).await;
     let mut events = Events::of(&provider);
     let done = Arc::new(AtomicBool::new(false));
@@ -42,7 +42,7 @@ async fn rotations_under_load_lose_no_query_and_never_need_more_than_one_socket_
         std::thread::spawn(move || {
             let mut most = 0;
             while !done.load(Ordering::SeqCst) {
-                most = most.max(proxy.clients().unwrap_or(0));
+                most = most.max(sockets_to(proxy.port()).map_or(0, |open| open.len()));
                 std::thread::sleep(Duration::from_millis(1));
             }
             most

@@ -7,6 +7,5 @@ mod attaching;
 mod draining;
 mod kit;
 mod load;
-mod proxy;
 mod refused;
 mod revoked;

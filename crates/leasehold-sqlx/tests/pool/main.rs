@@ -9,6 +9,5 @@ mod drain;
 mod kit;
 mod lifetimes;
 mod outside;
-mod proxy;
 mod staying;
 mod swap;

@@ -5,22 +5,22 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use leasehold::{Event, Rotator};
+use leasehold_testkit::{Catch, sockets_to};
 
 use crate::kit::{Events, Kit, fill, options, shut_down, touch, who};
-use crate::proxy::Proxy;
 
 /// The dial is held so long that the rotation goes on without it.
 #[tokio::test(flavor = "multi_thread")]
 async fn i1_a_dial_that_straddles_the_swap_is_counted_and_its_connection_drained() {
     let kit = Kit::new("straddle").await;
     let rotator = kit.start(Duration::from_secs(15)).await;
-    let proxy = Proxy::to(kit.db.pg_host(), kit.db.pg_port()).await;
+    let proxy = kit.db.stack().postgres_proxy().await.unwrap();
     let provider = rotator.provider();
     let pool =
-        leasehold_sqlx::connect_lazy(&provider, options(4), kit.base_at(proxy.port)).unwrap();
+        leasehold_sqlx::connect_lazy(&provider, options(4), kit.base_at(proxy.port())).unwrap();
     let mut events = Events::of(&provider);
 
-    proxy.hold_next();
+    let held = proxy.trap(Catch::connection());
     let straddler = tokio::spawn({
         let pool = pool.clone();
         async move {
@@ -31,7 +31,7 @@ async fn i1_a_dial_that_straddles_the_swap_is_counted_and_its_connection_drained
             (user, pid)
         }
     });
-    proxy.holds_one().await;
+    held.caught().await;
     let old = provider.current().credential().username().to_owned();
     rotator.rotate();
     let new = events.swapped().await;
@@ -48,7 +48,7 @@ async fn i1_a_dial_that_straddles_the_swap_is_counted_and_its_connection_drained
     events.remaining(1).await;
     assert_eq!(kit.source.revoked(), vec![]);
 
-    proxy.let_go();
+    held.release();
     let (user, pid) = straddler.await.unwrap();
     assert_eq!(user, old);
     events.drained_cleanly().await;
@@ -219,10 +219,21 @@ async fn never_more_sockets_than_the_pools_maximum_and_one() {
     let kit = Kit::new("sockets").await;
     let rotator = kit.start(Duration::from_secs(10)).await;
     let provider = rotator.provider();
-    let proxy = Proxy::to(kit.db.pg_host(), kit.db.pg_port()).await;
+    let proxy = kit.db.stack().postgres_proxy().await.unwrap();
     let pool =
-        leasehold_sqlx::connect(&provider, options(3), kit.base_at(proxy.port)).await.unwrap();
+        leasehold_sqlx::connect(&provider, options(3), kit.base_at(proxy.port())).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
+    let watch = {
+        let (port, stop) = (proxy.port(), stop.clone());
+        std::thread::spawn(move || {
+            let mut most = 0;
+            while !stop.load(Ordering::SeqCst) {
+                most = most.max(sockets_to(port).map_or(0, |open| open.len()));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            most
+        })
+    };
     let workers: Vec<_> = (0..6)
         .map(|_| {
             let (pool, stop) = (pool.clone(), stop.clone());
@@ -249,7 +260,8 @@ async fn never_more_sockets_than_the_pools_maximum_and_one() {
     for worker in workers {
         worker.await.unwrap();
     }
-    assert!(proxy.most() >= 4, "the proxy saw the control connection");
-    assert!(proxy.most() <= 4, "{} sockets", proxy.most());
+    let most = watch.join().unwrap();
+    assert!(most >= 4, "the control connection was not seen");
+    assert!(most <= 4, "{most} sockets");
     shut_down(&kit, &rotator).await;
 }

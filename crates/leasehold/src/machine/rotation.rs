@@ -7,7 +7,7 @@ use super::{Action, Login, LoginId, Machine, Minted, Proofs, StartFailure};
 use crate::clock::Time;
 use crate::event::{Event, Reason};
 use crate::provider::{Observation, Observed};
-use crate::source::{ErrorKind, SourceError};
+use crate::source::SourceError;
 
 /// A rotation that is wanted, up to its swap.
 #[derive(Clone, Debug)]
@@ -247,7 +247,7 @@ impl Machine {
                 // Nothing was minted, unless the answer was lost or made no sense: then there may
                 // be a login that nobody knows, and the next one is not free. Where there are no
                 // leases nothing is minted, but a read has cost a request all the same.
-                let definite = !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Malformed);
+                let definite = !error.may_have_issued();
                 let read = !self.makes_leases();
                 if let Some(rotation) = &mut self.rotation {
                     rotation.free &= definite || read;

@@ -408,6 +408,33 @@ fn i7_a_start_whose_answers_are_lost_draws_permits() {
     assert!((3..=23).contains(&issued), "{issued} in 10 minutes");
 }
 
+/// The session could not log in, and nobody knows whether the server noticed: no login to Postgres
+/// can have come of that, and the planned rotation stays free.
+#[test]
+fn i7_what_is_lost_before_the_request_to_mint_draws_no_permit() {
+    let lost = SourceError::new(ErrorKind::Timeout, "logging in: no answer");
+    assert!(lost.may_have_issued() && !lost.clone().before_issuing().may_have_issued());
+    let (mut machine, mut now) = in_service(minted("one", true));
+    let mut failed = 0;
+    let mut actions = Vec::new();
+    while failed < 10 {
+        let attempt = actions.iter().find_map(|a| match a {
+            Action::Issue { attempt } => Some(*attempt),
+            _ => None,
+        });
+        let input = if let Some(attempt) = attempt {
+            failed += 1;
+            Input::Issued { attempt, sent: now, result: Err(lost.clone().before_issuing()) }
+        } else {
+            now = machine.next_deadline().expect("it goes on").max(now);
+            Input::Tick
+        };
+        actions = machine.handle(now, input);
+        let held = |a: &Action| matches!(a, Action::Emit(Event::RotationDelayed { .. }));
+        assert!(!actions.iter().any(held), "after {failed} failures");
+    }
+}
+
 fn minted(username: &str, revocable: bool) -> Minted {
     Minted {
         username: username.to_owned(),
