@@ -248,8 +248,8 @@ pub fn i6_is_served(world: &World) -> Result<(), String> {
 // ---- I7: one fetch
 
 /// At most two requests to mint are waited for, and they are as rare as the limiter has them: in
-/// any stretch of a few refills a burst, what is refilled, and one for each swap, and for each time
-/// the source came back.
+/// any stretch of two refills a burst, what is refilled, one for each generation that did its work,
+/// and a burst for each time the source came back.
 pub fn i7_one_fetch(world: &mut World, now: Time) {
     let waiting = world.unanswered.values().filter(|sent| now - **sent < policy::MINT_TIMEOUT).count();
     if waiting > policy::MINTS_IN_FLIGHT {
@@ -267,8 +267,13 @@ pub fn i7_one_fetch(world: &mut World, now: Time) {
     while world.resets.front().is_some_and(|at| *at < from) {
         world.resets.pop_front();
     }
-    let swaps = world.generations.values().filter(|g| g.since >= from).count();
-    let allowed = 2 + 2 + 2 + swaps + 3 * world.resets.len();
+    // Those that followed a generation which did its work are free.
+    let worked = world.shortest_ttl / 8;
+    let served = |g: &&crate::world::Generation| {
+        g.superseded.is_some_and(|s| s.at >= from && s.at - g.since >= worked)
+    };
+    let free = 1 + world.generations.values().filter(served).count();
+    let allowed = 2 + 2 + 1 + free + 3 * world.resets.len();
     if world.mints.len() > allowed {
         let mints = world.mints.len();
         world.violate(I::I7, format!("{mints} requests to mint within {stretch:?}, {allowed} allowed"));
@@ -362,10 +367,9 @@ fn i8_and_i12_no_longer_than_the_server_says(world: &mut World) {
 /// A shutdown that reports no drain as unfinished has left no connection.
 pub fn i9_nothing_is_left_in_pools(world: &mut World, remains: &[Remains]) {
     let unfinished = remains.iter().any(|r| r.why.contains("connections"));
-    let late = world.generations.values().any(|g| g.drained == Some(Drained::AtDeadline));
     let static_ones = !matches!(world.plan.source, Source::Dynamic);
     let left: usize = world.pools.iter().map(|pool| pool.conns.len()).sum();
-    if left > 0 && !(unfinished || late || static_ones || !world.drains.is_empty()) {
+    if left > 0 && !(unfinished || world.ever_late || static_ones || !world.drains.is_empty()) {
         world.violate(I::I9, format!("{left} connections are left, and none is reported"));
     }
 }

@@ -311,6 +311,12 @@ impl Weather {
     }
 }
 
+impl Weather {
+    fn is_by_hand(&self) -> bool {
+        matches!(self, Self::LeaseRevoked | Self::RoleDropped | Self::Rotate | Self::Report(_))
+    }
+}
+
 impl PoolPlan {
     fn decode(n: u32, ttl: u64) -> Self {
         // One that lags by half of a login's life is of no use with such logins.
@@ -354,10 +360,16 @@ impl Plan {
         let lives = 2.0 + 9.0 * part(h[14]);
         let storm = Duration::from_secs_f64(ttl as f64 * lives);
         let fair = pick(h[15], 10) == 9;
-        let mut weather: Vec<_> = (weather.iter())
-            .filter(|_| !fair)
-            .map(|(at, kind, a, b)| (storm.mul_f64(part(*at)), Weather::decode(*kind, *a, *b, storm, ttl.min(token_ttl))))
-            .collect();
+        let mut happens = Vec::new();
+        for (at, kind, a, b) in weather.iter().filter(|_| !fair) {
+            let at = storm.mul_f64(part(*at));
+            let what = Weather::decode(*kind, *a, *b, storm, ttl.min(token_ttl));
+            // What people do once they often do again a moment later.
+            let times = if what.is_by_hand() && b % 3 == 2 { 1 + a % 16 } else { 1 };
+            let pause = Duration::from_millis(u64::from(200 + b % 3000));
+            happens.extend((0..times).map(|n| (at + pause * n, what)));
+        }
+        let mut weather = happens;
         weather.sort_by_key(|(at, _)| *at);
         let fates = fates.iter().filter(|_| !fair).map(|n| Fate::decode(*n)).collect();
         let shutdown = (pick(h[16], 3) == 2)

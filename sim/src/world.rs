@@ -250,7 +250,8 @@ pub struct World {
     pub(crate) start_failed: bool,
     pub(crate) pools_closed: bool,
     pub(crate) finished: Option<Vec<Remains>>,
-    pub(crate) unanswered_at_end: usize,
+    /// Some drain met its deadline: what was borrowed then may still be.
+    pub(crate) ever_late: bool,
     watches: u64,
     /// The source waits for news.
     watching: bool,
@@ -320,7 +321,7 @@ impl World {
             start_failed: false,
             pools_closed: false,
             finished: None,
-            unanswered_at_end: 0,
+            ever_late: false,
             watches: 0,
             watching: false,
             shown: 0,

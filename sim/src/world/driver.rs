@@ -259,7 +259,6 @@ impl World {
             let goes = leasehold::simulation::goes_with_its_token(r);
             !(goes && r.username.as_ref().is_some_and(|user| gone.contains(user)))
         });
-        self.unanswered_at_end = self.unanswered.len();
         self.finished = Some(remains);
         invariants::i9_the_report_is_exact(self, &left);
     }

@@ -88,12 +88,16 @@ mod mutations {
         DistrustsAtTheEnd: "I6",
         /// after a mint that failed nothing is tried again
         GivesUp: "I6",
+        /// what a replica that lags refuses is given up at once
+        TakesLagForRefusal: "I6",
         /// every mint is permitted
         MintsWithoutPermit: "I7",
         /// a third request to mint is sent while two hang
         MintsTooMany: "I7",
         /// a credential that comes late is dropped and not revoked
         DropsLateMints: "I7",
+        /// a lease that seems over is forgotten and not revoked
+        ForgetsWhatSeemsOver: "I7",
         /// a lease is taken to live on without its token
         IgnoresTheToken: "I8",
         /// a shutdown neither waits for revocations nor reports them
