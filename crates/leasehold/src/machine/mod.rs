@@ -37,9 +37,9 @@ use crate::source::{ErrorKind, RevokeMode, SourceError};
 #[cfg(feature = "simulation")]
 pub use login::Renewal;
 pub use login::{Login, LoginId, Minted};
+use policy::Limiter;
 pub use policy::Policy;
 pub use policy::SOFT_REVOKE;
-use policy::Limiter;
 pub use policy::Terms;
 use retire::{Draining, Retiring};
 use rotation::{Mint, Rotation};

@@ -547,7 +547,10 @@ fn i5_a_login_that_a_lagging_replica_refuses_at_first_is_waited_for() {
     let (mut now, mut proofs) = (start, 0);
     while machine.swaps == 1 {
         let proves = actions.iter().any(|a| matches!(a, Action::Prove { .. }));
-        assert!(!actions.iter().any(|a| matches!(a, Action::Revoke { .. })), "given up: {actions:?}");
+        assert!(
+            !actions.iter().any(|a| matches!(a, Action::Revoke { .. })),
+            "given up: {actions:?}"
+        );
         let input = if proves {
             proofs += 1;
             let knows = now - start >= Duration::from_secs(5);
