@@ -224,7 +224,9 @@ pub fn i6_none_expires_in_calm(world: &mut World, number: u64) {
 }
 
 /// Whether the service is served as it should be.
-#[must_use]
+///
+/// # Errors
+/// What is wrong.
 pub fn i6_is_served(world: &World) -> Result<(), String> {
     let Some(generation) = world.generations.get(&world.published) else {
         return Err("there is no current login".to_owned());

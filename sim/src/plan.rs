@@ -284,7 +284,7 @@ impl Weather {
             2 => Self::Down(lasting),
             3 => Self::Sealed(lasting),
             4 => Self::Electing(lasting),
-            5 => Self::Throttled(lasting, (b % 2 == 0).then_some(u64::from(b % 60))),
+            5 => Self::Throttled(lasting, (b.is_multiple_of(2)).then_some(u64::from(b % 60))),
             6 => Self::PostgresRestart(lasting.min(Duration::from_secs(600))),
             7 => Self::PostgresFarFromVault(lasting),
             8 => Self::DropsRefused(lasting),
@@ -344,7 +344,7 @@ impl Plan {
         let ttl = log_scale(part(h[0]), 4.0, 604_800.0).as_secs();
         let source = match pick(h[1], 5) {
             0..=3 => Source::Dynamic,
-            _ => Source::Static { tells_ttl: h[1] % 2 == 0 },
+            _ => Source::Static { tells_ttl: h[1].is_multiple_of(2) },
         };
         let max_ttl = (ttl as f64 * (1.0 + 12.0 * part(h[2]).powi(2))) as u64;
         let token = match pick(h[3], 10) {

@@ -126,6 +126,7 @@ pub struct DrainTask {
 
 /// A request on its way.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)] // the fields are those of the actions
 pub enum Call {
     /// For a credential.
     Issue { attempt: u64, sent: Time },
