@@ -34,9 +34,9 @@ use crate::provider::{Observation, Observed};
 use crate::source::{ErrorKind, RevokeMode, SourceError};
 
 pub use login::{Login, LoginId, Minted, Renewal};
+use policy::Limiter;
 pub use policy::Policy;
 pub use policy::SOFT_REVOKE;
-use policy::Limiter;
 pub use policy::Terms;
 use retire::{Draining, Retiring};
 use rotation::{Mint, Rotation};

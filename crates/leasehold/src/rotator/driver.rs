@@ -585,7 +585,13 @@ impl Driver {
             async move {
                 let sent = clock.now();
                 let call = async move { source.renew(&lease, increment).await };
-                let result = guarded(&runtime, "renew", call).await;
+                // Ends with this task: once a shutdown is over nobody wants the answer.
+                let mut one = JoinSet::new();
+                one.spawn_on(call, &runtime);
+                let result = match one.join_next().await {
+                    Some(Ok(result)) => result,
+                    _ => Err(panicked("renew")),
+                };
                 let input = Input::Renewed { login, attempt, sent, result };
                 let _ = replies.send(Reply::Input(input));
             },
@@ -749,7 +755,8 @@ async fn revoke_late(source: &dyn DynSource, reply: Reply) {
     }
 }
 
-/// Runs a source's future so that a panic in it is an answer like any other.
+/// Runs a source's future so that a panic in it is an answer like any other. It goes on when its
+/// caller is dropped: a mint or a revocation that is under way is better finished.
 async fn guarded<T: Send + 'static>(
     runtime: &Handle,
     what: &str,
@@ -757,9 +764,11 @@ async fn guarded<T: Send + 'static>(
 ) -> Result<T, SourceError> {
     match runtime.spawn(call).await {
         Ok(result) => result,
-        Err(_) => Err(SourceError::new(
-            ErrorKind::Other,
-            format!("the source panicked in {what}; see the panic message on stderr"),
-        )),
+        Err(_) => Err(panicked(what)),
     }
+}
+
+fn panicked(what: &str) -> SourceError {
+    let message = format!("the source panicked in {what}; see the panic message on stderr");
+    SourceError::new(ErrorKind::Other, message)
 }
