@@ -17,7 +17,7 @@ use crate::vault::{LeaseId, LoginId, Vault};
 /// Only the first violations of a history are told: the rest follow from them.
 const ENOUGH: usize = 3;
 /// The last lines that are kept for a violation's message.
-const KEPT_LINES: usize = 20000;
+const KEPT_LINES: usize = 400;
 
 /// How rough a history is.
 #[derive(Clone, Copy, Debug)]
