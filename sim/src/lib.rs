@@ -3,8 +3,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod explore;
 pub mod history;
 pub mod invariants;
+pub mod mutate;
 pub mod plan;
 pub mod pool;
 pub mod postgres;

@@ -2,13 +2,18 @@
 
 #![forbid(unsafe_code)]
 
+mod rotator_layer;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use leasehold::simulation::Mutation;
+use leasehold_sim::explore::{Bounds, explore};
 use leasehold_sim::history::{self, Outcome};
+use leasehold_sim::mutate;
 use leasehold_sim::world::Violation;
 
 const YEAR: f64 = 365.25 * 86_400.0;
@@ -34,6 +39,12 @@ struct Args {
     /// What is simulated.
     #[arg(long, value_enum, default_value_t = Layer::Machine)]
     layer: Layer,
+    /// Break each mechanism of the machine in turn, and see which history notices.
+    #[arg(long)]
+    mutations: bool,
+    /// Explore every order of a bounded set of events in place of random histories.
+    #[arg(long)]
+    exhaustive: bool,
     /// Threads to run on.
     #[arg(long, default_value_t = 1)]
     threads: u64,
@@ -43,6 +54,8 @@ struct Args {
 enum Layer {
     /// The lease machine.
     Machine,
+    /// The real rotator.
+    Rotator,
 }
 
 #[derive(Default)]
@@ -84,8 +97,17 @@ impl Totals {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.layer == Layer::Rotator {
+        return rotator_layer::main(&args);
+    }
     if let Some(seed) = args.one {
         return one(seed);
+    }
+    if args.mutations {
+        return mutations(args.seed);
+    }
+    if args.exhaustive {
+        return exhaustive();
     }
     let begun = Instant::now();
     let next = AtomicU64::new(0);
@@ -125,20 +147,14 @@ fn main() -> ExitCode {
 
 fn report(args: &Args, totals: &Totals, took: Duration) -> ExitCode {
     for (seed, violation) in totals.violations.iter().take(ENOUGH) {
-        println!(
-            "seed {seed}: {:?} at {:?}: {}",
-            violation.invariant, violation.at, violation.message
-        );
+        println!("seed {seed}: {:?} at {:?}: {}", violation.invariant, violation.at, violation.message);
     }
     if let Some((seed, violation)) = totals.violations.first() {
         explain(*seed, violation);
     }
     let years = totals.time / YEAR;
     let (histories, rotations) = (totals.histories, totals.rotations);
-    println!(
-        "{years:.1} years in {histories} histories with {rotations} rotations, seed {}",
-        args.seed
-    );
+    println!("{years:.1} years in {histories} histories with {rotations} rotations, seed {}", args.seed);
     println!("faults:");
     for (name, count) in &totals.faults {
         println!("  {count:>9}  {name}");
@@ -172,6 +188,47 @@ fn explain(seed: u64, violation: &Violation) {
         println!("{line}");
     }
     println!("again: cargo sim -- --one {seed}");
+}
+
+fn mutations(base: u64) -> ExitCode {
+    println!("| invariant | broken | found by history | seed | as |");
+    println!("| --- | --- | --- | --- | --- |");
+    let (mut caught, mut missed) = (0, 0);
+    for mutation in Mutation::ALL {
+        let found = mutate::find(*mutation, base);
+        let (invariant, what) = (mutation.invariant(), mutation.what().trim());
+        if let Some((histories, seed, violation)) = found.by {
+            caught += 1;
+            println!("| {invariant} | {what} | {histories} | {seed} | {} |", violation.message);
+        } else {
+            missed += 1;
+            println!("| {invariant} | {what} | **none** | | {:?} |", found.before);
+        }
+    }
+    let line = serde_json::json!({ "mutations": caught + missed, "caught": caught });
+    println!("{line}");
+    ExitCode::from(u8::from(missed > 0))
+}
+
+fn exhaustive() -> ExitCode {
+    let begun = Instant::now();
+    let bounds = Bounds::FULL;
+    let found = explore(bounds);
+    println!("{bounds:?}");
+    if let Some((path, violation)) = &found.violation {
+        println!("{:?}: {}", violation.invariant, violation.message);
+        println!("{path:?}");
+    }
+    let line = serde_json::json!({
+        "states": found.states,
+        "steps": found.steps,
+        "finished": found.finished,
+        "complete": found.complete,
+        "violations": u8::from(found.violation.is_some()),
+        "seconds": begun.elapsed().as_secs(),
+    });
+    println!("{line}");
+    ExitCode::from(u8::from(found.violation.is_some()))
 }
 
 fn one(seed: u64) -> ExitCode {

@@ -273,9 +273,11 @@ fn pick(n: u32, of: u32) -> u32 {
 }
 
 impl Weather {
-    fn decode(kind: u32, a: u32, b: u32, storm: Duration) -> Self {
-        // Short ones are as likely as long ones, up to a third of the history.
-        let lasting = log_scale(part(a), 0.05, (storm.as_secs_f64() / 3.0).max(1.0));
+    fn decode(kind: u32, a: u32, b: u32, storm: Duration, ttl: u64) -> Self {
+        // Short ones are as likely as long ones, up to a third of the history. Where requests are
+        // repeated all the time, half a day shows as much as a month.
+        let long = log_scale(part(a), 0.05, (storm.as_secs_f64() / 3.0).max(1.0));
+        let lasting = long.min(Duration::from_secs(43_200));
         match pick(kind, 30) {
             0 => Self::Rush,
             1 => Self::Rotate,
@@ -296,10 +298,10 @@ impl Weather {
             17 => Self::LeaseForced,
             18 => Self::TokenRevoked,
             19 => Self::RoleDropped,
-            20 => Self::Forward(lasting),
-            21 => Self::Back(lasting),
-            22 => Self::Suspended(lasting),
-            23 => Self::Attach(PoolPlan::decode(b)),
+            20 => Self::Forward(long),
+            21 => Self::Back(long),
+            22 => Self::Suspended(long),
+            23 => Self::Attach(PoolPlan::decode(b, ttl)),
             24 => Self::Close(b as usize % 4),
             25 => Self::Hold(b as usize % 4),
             26 | 27 => Self::Report((b % 3) as u8),
@@ -309,9 +311,17 @@ impl Weather {
     }
 }
 
+impl Weather {
+    fn is_by_hand(&self) -> bool {
+        matches!(self, Self::LeaseRevoked | Self::RoleDropped | Self::Rotate | Self::Report(_))
+    }
+}
+
 impl PoolPlan {
-    fn decode(n: u32) -> Self {
-        let lag = if n.is_multiple_of(3) { log_scale(part(n), 0.001, 5.0) } else { Duration::ZERO };
+    fn decode(n: u32, ttl: u64) -> Self {
+        // One that lags by half of a login's life is of no use with such logins.
+        let most = (ttl as f64 / 8.0).min(5.0);
+        let lag = if n.is_multiple_of(3) { log_scale(part(n), 0.001, most) } else { Duration::ZERO };
         Self { aborts: n % 2 == 1, max: 1 + pick(n, 4) as usize, lag }
     }
 }
@@ -324,8 +334,7 @@ impl Plan {
         let head = proptest::collection::vec(0..FULL, HEAD);
         let weather = proptest::collection::vec((0..FULL, 0..FULL, 0..FULL, 0..FULL), 0..24);
         let fates = proptest::collection::vec(0..FULL, 0..100);
-        (head, weather, fates, any::<u64>())
-            .prop_map(|(h, w, f, seed)| Self::decode(&h, &w, &f, seed))
+        (head, weather, fates, any::<u64>()).prop_map(|(h, w, f, seed)| Self::decode(&h, &w, &f, seed))
     }
 
     fn decode(h: &[u32], weather: &[(u32, u32, u32, u32)], fates: &[u32], seed: u64) -> Self {
@@ -347,22 +356,25 @@ impl Plan {
         let token_max_ttl = token_ttl + (token_ttl as f64 * 10.0 * part(h[5])) as u64;
         let grace = (pick(h[6], 4) == 3).then(|| log_scale(part(h[7]), 0.5, 120.0));
         let roll = (pick(h[8], 4) == 3).then(|| log_scale(part(h[9]), 0.01, 10.0));
-        let pools = (0..pick(h[10], 4)).map(|i| PoolPlan::decode(h[11 + i as usize])).collect();
+        let pools = (0..pick(h[10], 4)).map(|i| PoolPlan::decode(h[11 + i as usize], ttl.min(token_ttl))).collect();
         let lives = 2.0 + 9.0 * part(h[14]);
         let storm = Duration::from_secs_f64(ttl as f64 * lives);
         let fair = pick(h[15], 10) == 9;
-        let mut weather: Vec<_> = (weather.iter())
-            .filter(|_| !fair)
-            .map(|(at, kind, a, b)| {
-                (storm.mul_f64(part(*at)), Weather::decode(*kind, *a, *b, storm))
-            })
-            .collect();
+        let mut happens = Vec::new();
+        for (at, kind, a, b) in weather.iter().filter(|_| !fair) {
+            let at = storm.mul_f64(part(*at));
+            let what = Weather::decode(*kind, *a, *b, storm, ttl.min(token_ttl));
+            // What people do once they often do again a moment later.
+            let times = if what.is_by_hand() && b % 3 == 2 { 1 + a % 16 } else { 1 };
+            let pause = Duration::from_millis(u64::from(200 + b % 3000));
+            happens.extend((0..times).map(|n| (at + pause * n, what)));
+        }
+        let mut weather = happens;
         weather.sort_by_key(|(at, _)| *at);
         let fates = fates.iter().filter(|_| !fair).map(|n| Fate::decode(*n)).collect();
         let shutdown = (pick(h[16], 3) == 2)
             .then(|| storm.mul_f64(f64::from(h[16] % 1000) / 1000.0).max(Duration::from_millis(1)));
-        let drain =
-            if h[17] == 0 { Duration::from_secs(10) } else { log_scale(part(h[17]), 0.01, 60.0) };
+        let drain = if h[17] == 0 { Duration::from_secs(10) } else { log_scale(part(h[17]), 0.01, 60.0) };
         Self {
             seed,
             source,

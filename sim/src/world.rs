@@ -165,8 +165,6 @@ pub(crate) enum Ev {
     Attach(PoolPlan),
     /// The service is shut down.
     Shutdown,
-    /// Borrowers come.
-    Rush,
     /// The static role's password changes as planned.
     Password,
 }
@@ -252,9 +250,13 @@ pub struct World {
     pub(crate) start_failed: bool,
     pub(crate) pools_closed: bool,
     pub(crate) finished: Option<Vec<Remains>>,
-    pub(crate) unanswered_at_end: usize,
+    /// Some drain met its deadline: what was borrowed then may still be.
+    pub(crate) ever_late: bool,
     watches: u64,
-    watched: Option<u32>,
+    /// The source waits for news.
+    watching: bool,
+    /// The password that it has shown.
+    shown: u32,
     told: [u64; 3],
     requests: usize,
     pool_ids: u32,
@@ -287,8 +289,7 @@ impl World {
         };
         let start = Time::from_start(Duration::from_secs(1));
         let mut fold = Fold::new(SystemTime::UNIX_EPOCH + WALL);
-        let now = fold
-            .read(Duration::from_secs(1), SystemTime::UNIX_EPOCH + WALL + Duration::from_secs(1));
+        let now = fold.read(Duration::from_secs(1), SystemTime::UNIX_EPOCH + WALL + Duration::from_secs(1));
         let policy = Policy { grace: plan.grace, roll: plan.roll };
         let mut world = Self {
             rng: fastrand::Rng::with_seed(plan.seed),
@@ -320,9 +321,10 @@ impl World {
             start_failed: false,
             pools_closed: false,
             finished: None,
-            unanswered_at_end: 0,
+            ever_late: false,
             watches: 0,
-            watched: None,
+            watching: false,
+            shown: 0,
             told: [0; 3],
             requests: 0,
             pool_ids: 0,
@@ -484,6 +486,8 @@ impl World {
     pub(crate) fn settle(&mut self) {
         if self.finished.is_none() {
             if self.real >= self.suspended_until {
+                // A roll that is not allowed ends before anybody gets a connection of it.
+                self.tend_drains();
                 self.traffic(false);
                 self.tend_drains();
             }
@@ -493,7 +497,7 @@ impl World {
     }
 
     /// A timer of the client has gone off.
-    fn wake(&mut self) {
+    pub(crate) fn wake(&mut self) {
         let now = self.clock();
         if self.session.next_due().is_some_and(|at| at <= now) {
             self.session.tick(&mut self.vault, self.real, now);
@@ -507,7 +511,7 @@ impl World {
         invariants::i11_no_spinning(self, self.idle_wakes);
     }
 
-    fn hear_of_tokens(&mut self) {
+    pub(crate) fn hear_of_tokens(&mut self) {
         for (epoch, state) in self.session.take_news() {
             let of_it = self.held.iter().filter(|(_, held)| held.epoch == Some(epoch));
             for login in of_it.map(|(login, _)| *login).collect::<Vec<_>>() {
@@ -532,13 +536,12 @@ impl World {
             Ev::Input(input) => self.feed(input),
             Ev::Look => self.feed(Input::Tick),
             Ev::News(watch) => {
-                if watch == self.watches && self.watched.take().is_some() {
+                if watch == self.watches && std::mem::take(&mut self.watching) {
                     self.feed(Input::Changed);
                 }
             }
             Ev::Attach(pool) => self.attach(pool),
             Ev::Shutdown => self.shut_down(),
-            Ev::Rush => self.traffic(true),
             Ev::Password => {
                 self.change_password();
                 self.schedule_password_change();
@@ -569,9 +572,34 @@ impl World {
     /// Borrowers come to every pool.
     pub(crate) fn rush(&mut self) {
         if self.finished.is_none() && self.real >= self.suspended_until {
+            self.tend_drains();
             self.traffic(true);
             self.settle();
         }
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.real < self.suspended_until
+    }
+
+    /// A request about the lease of a login was not answered yet.
+    pub(crate) fn is_request_open(&self, login: LoginId) -> bool {
+        let about = |call: &Call| match call {
+            Call::Renew { login: of, .. } | Call::Revoke { login: of, .. } => *of == login,
+            _ => false,
+        };
+        self.pending.iter().any(about)
+            || self.queue.iter().any(|s| match &s.what {
+                Ev::Arrive(call, _) => about(call),
+                Ev::Input(Input::Revoked { login: of, .. } | Input::Renewed { login: of, .. }) => {
+                    *of == login
+                }
+                _ => false,
+            })
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.pools.iter().all(|pool| pool.closed || !pool.conns.is_empty())
     }
 
     pub(crate) fn has_open_pools(&self) -> bool {
@@ -582,10 +610,7 @@ impl World {
     pub(crate) fn is_anything_under_way(&self) -> bool {
         !self.pending.is_empty()
             || !self.drains.is_empty()
-            || self
-                .queue
-                .iter()
-                .any(|s| matches!(s.what, Ev::Arrive(..) | Ev::Minted(..) | Ev::Input(_)))
+            || self.queue.iter().any(|s| matches!(s.what, Ev::Arrive(..) | Ev::Minted(..) | Ev::Input(_)))
     }
 
     /// As the owner does.
@@ -617,12 +642,7 @@ impl World {
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if self.stats.trace.is_some() {
             let now = self.believed();
-            let line = format!(
-                "{:>14.3} {:>14.3}  {}",
-                self.real.since_start().as_secs_f64(),
-                now.since_start().as_secs_f64(),
-                line()
-            );
+            let line = format!("{:>14.3} {:>14.3}  {}", self.real.since_start().as_secs_f64(), now.since_start().as_secs_f64(), line());
             if let Some(trace) = &mut self.stats.trace {
                 trace.push_back(line);
                 if trace.len() > 4000 {
@@ -639,11 +659,7 @@ impl World {
         }
     }
 
-    pub(crate) fn minted_input(
-        &self,
-        issued: &Issued,
-        state: Option<leasehold::ParentState>,
-    ) -> Minted {
+    pub(crate) fn minted_input(&self, issued: &Issued, state: Option<leasehold::ParentState>) -> Minted {
         let unchanged = match issued.held.secret {
             Secret::Password(_) => (self.generations.get(&self.published))
                 .is_some_and(|g| g.secret == issued.held.secret && !g.dead),

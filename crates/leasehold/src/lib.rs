@@ -79,6 +79,7 @@ mod fold;
 mod generation;
 mod health;
 pub mod hook;
+#[macro_use]
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 #[cfg_attr(feature = "simulation", allow(missing_docs))]

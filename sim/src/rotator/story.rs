@@ -415,6 +415,10 @@ async fn end(
     plan: &Plan,
     crew: Crew,
 ) -> Option<CredentialProvider> {
+    let (stopped, panics) = (provider.health().stopped, world.with(|state| state.panics));
+    world.check(Invariant::I11SurvivesAPanic, stopped.is_none() || panics > 1, || {
+        format!("after {panics} panics it has ended: {stopped:?}")
+    });
     if dice.chance(400, 1000) {
         recovers(world, &provider, plan).await;
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use leasehold::simulation::{Action, Input, Revocation, SOFT_REVOKE, Stage};
+use leasehold::simulation::{Action, Input, Revocation, SOFT_REVOKE};
 use leasehold::{ErrorKind, Event, Observation, Remains, RevokeMode};
 
 use super::{Call, Drain, DrainTask, Ev, Generation, Superseded, World};
@@ -42,15 +42,19 @@ impl World {
                 if error.kind() == ErrorKind::LeaseLost && *attempt != SOFT_REVOKE =>
             {
                 let of_it = self.generations.values_mut().find(|g| g.login == *login);
-                let waits = self
-                    .machine
-                    .logins()
-                    .any(|(_, l)| l.id == *login && l.renewal.in_flight == Some(*attempt));
+                let waits = self.machine.logins().any(|(_, l)| l.id == *login && l.renewal.in_flight == Some(*attempt));
                 if let Some(generation) = of_it.filter(|_| waits) {
                     generation.told_gone = true;
                 }
             }
             _ => {}
+        }
+        if let Input::Issued { sent, result: Err(error), .. } = input
+            && !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Malformed)
+            && let Some(at) = self.mints.iter().position(|mint| mint == sent)
+        {
+            // Nothing was made: it draws no permit.
+            self.mints.remove(at);
         }
         let answer = match input {
             Input::Issued { result, .. } => Some(result.as_ref().err()),
@@ -92,8 +96,7 @@ impl World {
                 if let (Some(known), Some(terms)) = (self.generations.get_mut(&generation), terms) {
                     known.superseded = Some(Superseded { at: now, terms, gone: known.told_gone });
                 }
-                let tasks =
-                    self.pools.iter().map(|p| DrainTask { pool: p.id, rolled: false, done: false });
+                let tasks = self.pools.iter().map(|p| DrainTask { pool: p.id, rolled: false, done: false });
                 let tasks = tasks.collect();
                 let drain = Drain { roll_until, deadline, lease_end, tasks, left: 0, late: false };
                 self.drains.insert(generation, drain);
@@ -106,24 +109,17 @@ impl World {
                     invariants::i3_deadline_is_kept(self, generation);
                 }
             }
-            Action::Renew { login, attempt, increment } => {
-                self.send_renewal(login, attempt, increment)
-            }
+            Action::Renew { login, attempt, increment } => self.send_renewal(login, attempt, increment),
             Action::Revoke { login, how } => {
                 invariants::i4_drained_then_revoked(self, login);
                 match how {
-                    Revocation::Soft => {
-                        self.send_renewal(login, SOFT_REVOKE, Duration::from_secs(1))
-                    }
+                    Revocation::Soft => self.send_renewal(login, SOFT_REVOKE, Duration::from_secs(1)),
                     Revocation::Mode(mode) => {
                         let queued = mode == RevokeMode::Queued;
                         let lease = self.held.get(&login).and_then(|held| held.lease);
                         match lease {
                             Some(lease) => self.send(Call::Revoke { login, lease, queued }),
-                            None => self.violate(
-                                invariants::Invariant::I7,
-                                format!("revokes login {login}, which is not held or has no lease"),
-                            ),
+                            None => self.violate(invariants::Invariant::I7, format!("revokes login {login}, which is not held or has no lease")),
                         }
                     }
                 }
@@ -155,13 +151,10 @@ impl World {
             }
             Action::ClosePools => {
                 if self.stopping.is_none() {
-                    self.violate(
-                        invariants::Invariant::I6,
-                        "closes the pools with no shutdown".to_owned(),
-                    );
+                    self.violate(invariants::Invariant::I6, "closes the pools with no shutdown".to_owned());
                 }
                 self.pools_closed = true;
-                self.watched = None;
+                self.watching = false;
                 for pool in &mut self.pools {
                     pool.close();
                 }
@@ -191,10 +184,7 @@ impl World {
         let sent = self.believed();
         match self.held.get(&login).and_then(|held| held.lease) {
             Some(lease) => self.send(Call::Renew { login, lease, attempt, sent, increment }),
-            None => self.violate(
-                invariants::Invariant::I7,
-                format!("renews login {login}, which is not held or has no lease"),
-            ),
+            None => self.violate(invariants::Invariant::I7, format!("renews login {login}, which is not held or has no lease")),
         }
     }
 
@@ -203,10 +193,7 @@ impl World {
         invariants::i1_numbers_rise(self, number);
         invariants::i5_proven_then_swapped(self, login);
         let Some(held) = self.held.get(&login) else {
-            return self.violate(
-                invariants::Invariant::I5,
-                format!("publishes login {login}, which is not held"),
-            );
+            return self.violate(invariants::Invariant::I5, format!("publishes login {login}, which is not held"));
         };
         let generation = Generation {
             login,
@@ -231,6 +218,10 @@ impl World {
         if first {
             let plan = self.plan.clone();
             for (n, pool) in plan.pools.iter().enumerate() {
+                if self.manual {
+                    self.attach(*pool);
+                    continue;
+                }
                 self.after(Duration::from_millis(n as u64), Ev::Attach(*pool));
             }
         } else {
@@ -240,10 +231,7 @@ impl World {
 
     fn drop_held(&mut self, login: u64) {
         let Some(held) = self.held.remove(&login) else {
-            return self.violate(
-                invariants::Invariant::I7,
-                format!("forgets login {login}, which is not held"),
-            );
+            return self.violate(invariants::Invariant::I7, format!("forgets login {login}, which is not held"));
         };
         self.proofs.remove(&login);
         if let Some(epoch) = held.epoch {
@@ -263,10 +251,7 @@ impl World {
         let left = self.session.close(&mut self.vault, self.real, now);
         let gone: Vec<String> = (self.held.values())
             .filter(|held| {
-                held.epoch
-                    .and_then(|e| self.session.state(e))
-                    .and_then(|s| s.ends)
-                    .is_some_and(|ends| ends <= now)
+                held.epoch.and_then(|e| self.session.state(e)).and_then(|s| s.ends).is_some_and(|ends| ends <= now)
             })
             .map(super::Held::username)
             .collect();
@@ -274,13 +259,8 @@ impl World {
             let goes = leasehold::simulation::goes_with_its_token(r);
             !(goes && r.username.as_ref().is_some_and(|user| gone.contains(user)))
         });
-        self.unanswered_at_end = self.unanswered.len();
         self.finished = Some(remains);
         invariants::i9_the_report_is_exact(self, &left);
     }
 
-    /// Every credential has exactly one place in the machine, or is on its way out.
-    pub(crate) fn stage_of(&self, login: u64) -> Option<Stage> {
-        self.machine.logins().find(|(_, l)| l.id == login).map(|(stage, _)| stage)
-    }
 }

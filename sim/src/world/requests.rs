@@ -207,11 +207,7 @@ impl World {
         crate::invariants::i4_drained_then_revoked(self, login);
         let (real, now) = (self.real, self.clock());
         let done = self.session.call(&mut self.vault, real, now, false, |vault, token| {
-            if queued {
-                vault.revoke_queued(real, token, lease)
-            } else {
-                vault.revoke(real, token, lease)
-            }
+            if queued { vault.revoke_queued(real, token, lease) } else { vault.revoke(real, token, lease) }
         });
         done.map(|_| ())
     }
@@ -239,14 +235,11 @@ impl World {
     pub(crate) fn minted(&mut self, attempt: u64, sent: Time, result: Result<Issued, SourceError>) {
         self.unanswered.remove(&attempt);
         self.watches += 1;
-        self.watched = None;
+        self.watching = self.stopping.is_none() && matches!(self.plan.source, Source::Static { .. });
         let result = match result {
             Ok(issued) => {
                 if let Secret::Password(seen) = issued.held.secret {
-                    self.watched = Some(seen);
-                    if seen != self.postgres.password {
-                        self.tell_news();
-                    }
+                    self.shown = self.shown.max(seen);
                 }
                 let state = issued.held.epoch.and_then(|epoch| self.session.state(epoch));
                 let minted = self.minted_input(&issued, state);
@@ -258,6 +251,7 @@ impl World {
             }
             Err(error) => Err(error),
         };
+        self.tell_news();
         self.feed(Input::Issued { attempt, sent, result });
     }
 

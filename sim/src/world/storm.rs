@@ -70,10 +70,7 @@ impl World {
             Weather::RoleDeleted(d) => self.windows.role = self.lasts(d),
             Weather::AppRoleDeleted(d) => self.windows.app_role = self.lasts(d),
             Weather::RoleChanged(per_cent) => self.windows.per_cent = per_cent,
-            Weather::LeaseRevoked
-            | Weather::LeaseForced
-            | Weather::TokenRevoked
-            | Weather::RoleDropped => {
+            Weather::LeaseRevoked | Weather::LeaseForced | Weather::TokenRevoked | Weather::RoleDropped => {
                 self.meddle(weather);
             }
             Weather::Forward(d) => {
@@ -114,9 +111,7 @@ impl World {
             }
             Weather::PasswordChanged => self.change_password(),
             Weather::Rush => {
-                if self.finished.is_none() && self.real >= self.suspended_until {
-                    self.traffic(true);
-                }
+                self.rush();
             }
         }
         self.apply_weather();
@@ -233,14 +228,22 @@ impl World {
             return;
         }
         self.postgres.password += 1;
-        if self.watched.is_some_and(|seen| seen != self.postgres.password) {
-            self.tell_news();
-        }
+        self.tell_news();
     }
 
+    /// If the source waits, and has something newer than it has shown.
     pub(super) fn tell_news(&mut self) {
+        if !self.watching || self.shown == self.postgres.password {
+            return;
+        }
         let delay = Duration::from_secs(5).mul_f64(self.rng.f64());
         self.after(delay, Ev::News(self.watches));
+    }
+
+    /// Vault goes away, or comes back.
+    pub(crate) fn set_away(&mut self, away: bool) {
+        self.windows.down = if away { Time::from_start(Duration::MAX) } else { Time::ZERO };
+        self.apply_weather();
     }
 
     /// The weather clears up for good.

@@ -14,11 +14,7 @@ use crate::postgres::{Dial, Postgres, Secret};
 
 impl World {
     pub(crate) fn attach(&mut self, plan: PoolPlan) {
-        if self.published == 0
-            || self.pools_closed
-            || self.finished.is_some()
-            || self.pools.len() >= 5
-        {
+        if self.published == 0 || self.pools_closed || self.finished.is_some() || self.pools.len() >= 5 {
             return;
         }
         self.pool_ids += 1;
@@ -36,7 +32,7 @@ impl World {
         }
     }
 
-    pub(super) fn secret(&self, generation: u64) -> Option<Secret> {
+    pub(crate) fn secret(&self, generation: u64) -> Option<Secret> {
         self.generations.get(&generation).map(|g| g.secret)
     }
 
@@ -55,9 +51,7 @@ impl World {
             if let Some(place) = pool.conns.iter().position(ready) {
                 let conn = pool.conns[place];
                 invariants::i2_handed_out_is_alive(self, at, conn);
-                let gone = self
-                    .secret(conn.generation)
-                    .is_some_and(|s| !Postgres::role_is_there(&self.vault, s));
+                let gone = self.secret(conn.generation).is_some_and(|s| !Postgres::role_is_there(&self.vault, s));
                 if gone {
                     // Its borrower's first query fails, and the sample tells why.
                     seen.push((conn.generation, Observation::SessionRevoked, false));
@@ -172,6 +166,7 @@ impl World {
                 }
             }
             if drain.tasks.iter().all(|task| task.done) {
+                self.ever_late |= drain.late;
                 let ended = if drain.late { Drained::AtDeadline } else { Drained::Clean };
                 if let Some(generation) = self.generations.get_mut(&number) {
                     generation.drained = Some(ended);

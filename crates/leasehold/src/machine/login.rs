@@ -35,6 +35,9 @@ pub struct Login {
     pub issued: Time,
     /// End of the lease itself.
     pub end: Option<Time>,
+    /// The server has ended the lease by then for sure: counted from the answer, where `end` is
+    /// counted from before the request.
+    pub gone_by: Option<Time>,
     /// `end` will not move any more.
     pub last: bool,
     pub renewable: bool,
@@ -58,7 +61,8 @@ pub struct Renewal {
 }
 
 impl Login {
-    pub fn new(id: LoginId, sent: Time, minted: Minted, terms: Terms) -> Self {
+    pub fn new(id: LoginId, sent: Time, now: Time, minted: Minted, terms: Terms) -> Self {
+        let sent = if broken!(CountsFromTheAnswer) { now } else { sent };
         Self {
             id,
             generation: None,
@@ -66,6 +70,7 @@ impl Login {
             terms,
             issued: sent,
             end: minted.ttl.map(|ttl| sent + ttl),
+            gone_by: minted.ttl.map(|ttl| now + ttl),
             last: !minted.renewable,
             renewable: minted.renewable,
             revocable: minted.revocable,
@@ -87,6 +92,7 @@ impl Login {
         }
         self.issued = other.issued;
         self.end = other.end;
+        self.gone_by = other.gone_by;
         self.parent = other.parent;
     }
 
@@ -97,7 +103,7 @@ impl Login {
 
     /// The lease ends with its token, whatever its own TTL says.
     pub fn effective_end(&self) -> Option<Time> {
-        let parent = self.parent.and_then(|p| p.ends);
+        let parent = self.parent.filter(|_| !broken!(IgnoresTheToken)).and_then(|p| p.ends);
         [self.end, parent].into_iter().flatten().min()
     }
 
@@ -105,12 +111,22 @@ impl Login {
         self.lost || self.effective_end().is_some_and(|end| end <= now)
     }
 
+    /// Nothing is left of the lease, by the server's word or by its TTL.
+    pub fn gone(&self, now: Time) -> bool {
+        self.lost || self.gone_by().is_some_and(|by| by <= now)
+    }
+
+    pub fn gone_by(&self) -> Option<Time> {
+        let parent = self.parent.and_then(|p| p.ends);
+        [self.gone_by, parent].into_iter().flatten().min()
+    }
+
     /// When it has to be replaced, and whether that is because of its token. A token that its
     /// session still renews, or that nothing can replace, is no reason to rotate.
     pub fn rotate_at(&self) -> Option<(Time, bool)> {
         let own = self.end.map(|end| (end.before(self.terms.leeway), false));
         let token = (self.parent)
-            .filter(|p| !p.renewing && p.replaceable)
+            .filter(|p| !p.renewing && p.replaceable && !broken!(IgnoresTheToken))
             .and_then(|p| p.ends)
             .map(|end| (end.before(self.terms.leeway), true));
         [own, token].into_iter().flatten().min()

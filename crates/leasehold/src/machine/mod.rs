@@ -12,7 +12,8 @@
 //! has to do; [`Machine::next_deadline`] says when to call again with [`Input::Tick`].
 
 #[macro_use]
-pub mod broken;
+#[cfg_attr(not(feature = "simulation"), allow(unused_macros))]
+pub(crate) mod broken;
 mod login;
 pub mod policy;
 mod retire;
@@ -33,10 +34,12 @@ use crate::hook::Holder;
 use crate::provider::{Observation, Observed};
 use crate::source::{ErrorKind, RevokeMode, SourceError};
 
-pub use login::{Login, LoginId, Minted, Renewal};
-use policy::Limiter;
+#[cfg(feature = "simulation")]
+pub use login::Renewal;
+pub use login::{Login, LoginId, Minted};
 pub use policy::Policy;
 pub use policy::SOFT_REVOKE;
+use policy::Limiter;
 pub use policy::Terms;
 use retire::{Draining, Retiring};
 use rotation::{Mint, Rotation};
@@ -477,8 +480,9 @@ impl Machine {
             return;
         };
         let asked = login.terms.ttl.unwrap_or(granted);
-        let end = sent + granted;
+        let end = if broken!(CountsFromTheAnswer) { now } else { sent } + granted;
         login.end = Some(end);
+        login.gone_by = Some(now + granted);
         login.renewal.failures = 0;
         // `renewable` never says so; the grant does. A second of slack, as TTLs are truncated.
         let short = granted + Duration::from_secs(1) <= asked;

@@ -15,7 +15,7 @@ pub const MINTS_IN_FLIGHT: usize = 2;
 pub const DRAINING_AT_ONCE: usize = 3;
 /// A login that looks wrong is confirmed by a connect at most this often.
 pub const CONFIRM_EVERY: Duration = Duration::from_secs(5);
-/// What a refusal by every pool may be before it is believed: a replica learns of a new role late.
+/// How often every pool refuses a login, at the least, before that is believed.
 pub const PROOF_REJECTIONS: u32 = 4;
 /// Sync revocations tried before the server is asked to take over the trying.
 pub const REVOKE_TRIES: u32 = 6;
@@ -117,6 +117,13 @@ impl Terms {
     pub(crate) fn mint_patience(&self) -> Duration {
         let third = self.leeway / 3;
         if third.is_zero() { Duration::from_secs(10) } else { third.min(Duration::from_secs(10)) }
+    }
+
+    /// What a replica may lag behind the making of a role: until then a login that every pool
+    /// refuses is tried again. Another one would be as unknown there.
+    pub(crate) fn lag_patience(&self) -> Duration {
+        let half = self.ttl.map_or(Duration::MAX, |ttl| ttl / 2);
+        half.min(Duration::from_secs(15))
     }
 
     /// The longest pause between two tries of something that heals by itself.

@@ -57,26 +57,31 @@ impl Retiring {
         if self.in_flight {
             return None;
         }
-        [self.retry_at, self.login.effective_end()].into_iter().flatten().min()
+        [self.retry_at, self.login.gone_by()].into_iter().flatten().min()
     }
 }
 
 impl Machine {
     pub(super) fn begin_drain(&mut self, now: Time, mut login: Login, reason: Reason) {
+        if broken!(RevokesUndrained) {
+            return self.retire(login);
+        }
         let generation = login.generation.unwrap_or(0);
         let terms = login.terms;
         // A password that was changed, or is over, ends no session.
-        let trusted = login.sessions_stay()
+        let trusted = broken!(RollsWhatIsGone)
+            || login.sessions_stay()
             || !matches!(
                 reason,
                 Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked
             ) && login.certainly_good(now);
         // A grace longer than what is left of the lease is served by renewing while it drains.
-        let limit = now + terms.grace;
+        let limit = now + if broken!(DrainsWithoutGrace) { terms.roll } else { terms.grace };
         let short = login.end.is_some_and(|end| end.before(terms.end_margin()) < limit);
         login.renewal.at = (short && !login.last && trusted).then_some(now);
         let (deadline, lease_end) = drain_terms(&login, limit, now);
         let roll_until = if trusted { (now + terms.roll).min(deadline) } else { now };
+        let roll_until = if broken!(RollsForTheWholeGrace) { deadline } else { roll_until };
         self.out.push(Action::Drain { generation, roll_until, deadline, lease_end });
         let draining = Draining { login, generation, since: now, limit, deadline, lease_end };
         self.draining.push(draining);
@@ -125,7 +130,11 @@ impl Machine {
                 continue;
             }
             let login = &retiring.login;
-            if !login.revocable || login.over(now) {
+            // Asked at least once: what is over by a clock that was set forward, say, is not so by
+            // the server's.
+            let gone = login.lost || (retiring.failures > 0 && login.gone(now));
+            let gone = gone || (broken!(ForgetsWhatSeemsOver) && login.over(now));
+            if !login.revocable || gone {
                 ended.push(self.retiring.remove(at).login);
             } else if retiring.retry_at.is_none_or(|at| at <= now) {
                 retiring.in_flight = true;
@@ -209,6 +218,7 @@ impl Machine {
                     retiring.in_flight = false;
                     retiring.retry_at = Some(Time::from_start(Duration::MAX));
                     retiring.login.end = Some(sent + *granted);
+                    retiring.login.gone_by = Some(now + *granted);
                 }
                 self.warn(
                     "the policy does not allow sys/leases/revoke: the lease was cut short by a \

@@ -124,6 +124,9 @@ impl Machine {
             let generation = current.generation.unwrap_or(0);
             self.expired_told = true;
             self.emit(Event::Expired { generation });
+            if broken!(DistrustsAtTheEnd) {
+                self.out.push(Action::Distrust { generation });
+            }
         }
         let Some(current) = &self.current else { return };
         if self.rotation.as_ref().is_some_and(|r| r.planned) {
@@ -197,12 +200,13 @@ impl Machine {
         }
         let patience = terms.mint_patience();
         let hanging = self.mints.iter().all(|m| now - m.started >= patience);
-        if self.mints.len() >= MINTS_IN_FLIGHT || !hanging {
+        let few = self.mints.len() < MINTS_IN_FLIGHT || broken!(MintsTooMany);
+        if !few || !hanging {
             return;
         }
         let free = (rotation.free || (rotation.news && read)) && self.mints.is_empty();
         let permit = match () {
-            () if free => Ok(()),
+            () if free || broken!(MintsWithoutPermit) => Ok(()),
             () if read => self.reads.take(now, policy::READ_EVERY),
             () => self.limiter.take(now, terms.refill()),
         };
@@ -273,6 +277,7 @@ impl Machine {
         let pause = self.pause_before(now, end, &error, failures);
         if let Some(rotation) = &mut self.rotation {
             rotation.failures += 1;
+            let pause = if broken!(GivesUp) { Duration::MAX } else { pause };
             rotation.retry_at = Some(now + pause);
         }
         self.emit(Event::IssueFailed { error, retry_in: Some(pause) });
@@ -286,10 +291,13 @@ impl Machine {
         if !unchanged {
             self.emit(Event::Issued { username: minted.username.clone(), ttl });
         }
-        let login = Login::new(id, sent, minted, terms);
+        let login = Login::new(id, sent, now, minted, terms);
         let vacant = self.rotation.as_ref().is_some_and(|r| r.candidate.is_none());
         let newer = !vacant && !unchanged && self.overtakes(&login);
         if self.stopping.is_some() || !(vacant || newer) {
+            if broken!(DropsLateMints) {
+                return;
+            }
             // A late answer whose place is taken. It must not be left to its TTL.
             self.retire(login);
             return;
@@ -400,7 +408,7 @@ impl Machine {
             return;
         }
         let Some(proofs) = rotation.proof.last else {
-            return self.prove_now();
+            return if broken!(SwapsUnproven) { self.publish(now, true) } else { self.prove_now() };
         };
         let Proofs { proven, rejected, unreachable } = proofs;
         let refused = proofs.refused();
@@ -410,7 +418,9 @@ impl Machine {
         if !candidate.revocable && (refused || rotation.outdated) {
             return self.read_again(now, refused);
         }
-        if refused && rotation.proof.failures >= PROOF_REJECTIONS {
+        let long = now - candidate.issued >= candidate.terms.lag_patience();
+        let long = long || broken!(TakesLagForRefusal);
+        if refused && rotation.proof.failures >= PROOF_REJECTIONS && long {
             // Every pool refuses it, and not because a replica lags: it is of no use.
             rotation.proof = Proof::default();
             rotation.failures += 1;
@@ -430,7 +440,7 @@ impl Machine {
         // One that can't be reached never vetoes what another has proven; one that refuses does,
         // until the current login has no more time to give.
         let publish = match () {
-            () if refused => false,
+            () if refused => broken!(SwapsToRefused),
             () if rejected == 0 && proven > 0 => true,
             () => patience_over,
         };
@@ -536,7 +546,7 @@ impl Machine {
         };
         self.swaps += 1;
         self.idle_news = 0;
-        let generation = self.swaps;
+        let generation = self.swaps + u64::from(broken!(SkipsNumbers));
         login.generation = Some(generation);
         login.proven = proven;
         login.plan_renewal(&mut self.rng, self.max_ttl);
@@ -557,6 +567,9 @@ impl Machine {
         self.swapped_at = now;
         if let Some(old) = self.current.replace(login) {
             self.begin_drain(now, old, reason);
+        }
+        if broken!(DrainsBeforeTheSwap) {
+            self.out.reverse();
         }
         if outdated {
             self.on_changed(now);
@@ -624,6 +637,7 @@ impl Machine {
         let rotation = self.rotation.as_ref()?;
         let candidate = rotation.candidate.as_ref();
         let mint = match self.mints.as_slice() {
+            [] if broken!(ForgetsItsTimer) => None,
             [] => rotation.retry_at,
             [hanging] => {
                 Some(hanging.started + self.terms().mint_patience()).max(rotation.retry_at)

@@ -73,9 +73,10 @@ impl Machine {
         let Some(stopping) = &mut self.stopping else {
             return;
         };
-        let asked = self.mints.is_empty() && self.given_up.is_empty();
+        let asked = self.mints.is_empty() && (self.given_up.is_empty() || broken!(ForgetsMints));
         // What is left to its TTL is not waited for.
         let settled = self.retiring.iter().all(|r| r.left.is_some());
+        let settled = settled || broken!(WaitsForNoRevocation);
         let clear = asked && self.draining.is_empty() && settled;
         if stopping.finished || !(clear || now >= stopping.wrap_up) {
             return;
@@ -89,7 +90,8 @@ impl Machine {
         };
         let draining =
             (self.draining.iter()).map(|d| left(&d.login, "its connections were not gone in time"));
-        let retiring = self.retiring.iter().map(|r| match &r.left {
+        let told = self.retiring.iter().filter(|_| !broken!(WaitsForNoRevocation));
+        let retiring = told.map(|r| match &r.left {
             None => left(&r.login, "it could not be revoked in time"),
             Some(error) => {
                 let refused = matches!(error.kind(), ErrorKind::Denied | ErrorKind::NotRenewable);
@@ -97,7 +99,8 @@ impl Machine {
                 Remains { goes_with_its_token: refused, ..left(&r.login, &why) }
             }
         });
-        let minting = self.mints.iter().chain(&self.given_up).map(|_| Remains {
+        let given_up = self.given_up.iter().filter(|_| !broken!(ForgetsMints));
+        let minting = self.mints.iter().chain(given_up).map(|_| Remains {
             username: None,
             ends_in: None,
             why: "a request to mint was not answered; a late credential is revoked if this \

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::policy::PROOF_REJECTIONS;
 use super::*;
 
 const HISTORIES: u64 = 3000;
@@ -510,4 +511,53 @@ fn an_older_login_in_a_late_answer_is_not_used() {
     machine.handle(now, Input::Proved { login: b, proofs: Proofs::default() });
     assert!(machine.swaps == 2 && machine.rotation.is_none());
     assert_eq!(machine.current.map(|current| current.id), Some(b));
+}
+
+/// The server learns of the end of a lease when its own clock says so: a credential that comes so
+/// late that it is over for us may live on there for as long as its answer was under way.
+#[test]
+fn i9_what_is_over_by_our_reckoning_is_revoked_all_the_same() {
+    let (mut machine, start) = in_service(minted("first", true));
+    let late = asked(&machine.handle(start, Input::Rotate)).expect("a permit is left");
+    let now = start + Duration::from_secs(20);
+    let second = asked(&machine.handle(now, Input::Tick)).expect("the first one hangs");
+    let result = Ok(minted("second", true));
+    machine.handle(now, Input::Issued { attempt: second, sent: now, result });
+    let now = start + Duration::from_secs(601);
+    let result = Ok(minted("late", true));
+    let actions = machine.handle(now, Input::Issued { attempt: late, sent: start, result });
+    let revoked = |a: &Action| matches!(a, Action::Revoke { login, .. } if *login == late);
+    assert!(actions.iter().any(revoked), "{actions:?}");
+    // Refused, it is not repeated for ever.
+    let error = SourceError::new(ErrorKind::Unreachable, "away");
+    machine.handle(now, Input::Revoked { login: late, result: Err(error) });
+    let now = now + Duration::from_secs(601);
+    let actions = machine.handle(now, Input::Tick);
+    let forgotten = |a: &Action| matches!(a, Action::Forget { login } if *login == late);
+    assert!(actions.iter().any(forgotten), "{actions:?}");
+}
+
+/// A replica that lags by seconds refuses every new login at first, and a newer one longer still.
+#[test]
+fn i5_a_login_that_a_lagging_replica_refuses_at_first_is_waited_for() {
+    let (mut machine, start) = in_service(minted("first", true));
+    let login = asked(&machine.handle(start, Input::Rotate)).expect("a permit is left");
+    let result = Ok(minted("second", true));
+    let mut actions = machine.handle(start, Input::Issued { attempt: login, sent: start, result });
+    let (mut now, mut proofs) = (start, 0);
+    while machine.swaps == 1 {
+        let proves = actions.iter().any(|a| matches!(a, Action::Prove { .. }));
+        assert!(!actions.iter().any(|a| matches!(a, Action::Revoke { .. })), "given up: {actions:?}");
+        let input = if proves {
+            proofs += 1;
+            let knows = now - start >= Duration::from_secs(5);
+            let (proven, rejected) = if knows { (1, 0) } else { (0, 1) };
+            Input::Proved { login, proofs: Proofs { proven, rejected, unreachable: 0 } }
+        } else {
+            now = machine.next_deadline().expect("it is tried again").max(now);
+            Input::Tick
+        };
+        actions = machine.handle(now, input);
+    }
+    assert!(proofs > PROOF_REJECTIONS, "{proofs} proofs in 5 s");
 }

@@ -1,0 +1,381 @@
+//! Every order of a bounded set of events, over the same world and the same invariants.
+//!
+//! A plain search, depth first, that visits each state once. What bounds it (faults, turns of the
+//! clock, borrowers) is part of the state, so that the order of visits makes no difference, and
+//! depth first keeps few worlds in memory. A model checker was left out: `stateright` wants states
+//! that can be hashed and compared, and the machine's hold errors that can't be; what it would do
+//! for a search without liveness properties are the few lines below.
+
+use std::collections::HashSet;
+use std::fmt::{self, Write as _};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use leasehold::simulation::Input;
+use leasehold::{ErrorKind, Observation, SourceError};
+
+use crate::invariants;
+use crate::plan::{Plan, PoolPlan, Source, TokenKind, Weather};
+use crate::pool::{Conn, Mark, State};
+use crate::postgres::Dial;
+use crate::world::{Call, Violation, World};
+
+/// What is explored.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Faults in one history.
+    pub faults: u8,
+    /// Turns of the clock to the next thing that is due.
+    pub turns: u8,
+    /// Borrowers that come.
+    pub borrowers: u8,
+    /// Generations that are published; a history ends with the next.
+    pub generations: u64,
+    /// States, at most.
+    pub states: usize,
+}
+
+impl Bounds {
+    /// Two generations, three faults, a shutdown at any point.
+    pub const FULL: Self =
+        Self { faults: 3, turns: 7, borrowers: 1, generations: 2, states: 1_000_000 };
+    /// The same in small.
+    pub const SMALL: Self =
+        Self { faults: 2, turns: 4, borrowers: 1, generations: 2, states: 15_000 };
+}
+
+/// What can happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// A request is carried out and answered.
+    Answer(usize),
+    /// It is lost on the way there.
+    Lose(usize),
+    /// Its answer is lost.
+    LoseAnswer(usize),
+    /// The clock goes to what is due next.
+    Turn,
+    /// A borrower takes a connection.
+    Borrow,
+    /// It comes back.
+    Return,
+    /// Somebody revokes the current lease.
+    RevokeByHand,
+    /// A login with the current credential was refused.
+    Rejected,
+    /// A session found its role gone.
+    Revoked,
+    /// Vault goes away.
+    Away,
+    /// It comes back.
+    Back,
+    /// Somebody asks for a rotation.
+    Rotate,
+    /// The end.
+    Shutdown,
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Explored {
+    /// Different ones.
+    pub states: usize,
+    /// Steps from one to another.
+    pub steps: u64,
+    /// Histories that came to the end of their shutdown.
+    pub finished: u64,
+    /// All there are within the bounds were visited.
+    pub complete: bool,
+    /// The first broken invariant, and how it came about.
+    pub violation: Option<(Vec<Choice>, Violation)>,
+}
+
+#[derive(Clone)]
+struct Node {
+    world: World,
+    faults: u8,
+    turns: u8,
+    borrowers: u8,
+    rotated: bool,
+    away: bool,
+    path: Vec<Choice>,
+}
+
+struct Hash(DefaultHasher);
+
+impl fmt::Write for Hash {
+    fn write_str(&mut self, s: &str) -> fmt::Result {
+        self.0.write(s.as_bytes());
+        Ok(())
+    }
+}
+
+fn plan() -> Plan {
+    Plan {
+        seed: 7,
+        source: Source::Dynamic,
+        token: TokenKind::AppRole,
+        ttl: 10,
+        max_ttl: 20,
+        token_ttl: 3600,
+        token_max_ttl: 3600,
+        grace: None,
+        roll: None,
+        pools: vec![PoolPlan { aborts: false, max: 1, lag: Duration::ZERO }],
+        storm: Duration::from_secs(3600),
+        weather: Vec::new(),
+        fates: Vec::new(),
+        shutdown: None,
+        drain: Duration::from_secs(2),
+    }
+}
+
+impl Node {
+    fn print(&self) -> u64 {
+        let mut hash = Hash(DefaultHasher::new());
+        let w = &self.world;
+        // Writing into a hash can't fail.
+        let _ = write!(
+            hash,
+            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
+            w.machine, w.vault, w.pools, w.held, w.generations, w.drains, w.proofs, w.pending,
+            w.unanswered, w.real, w.stopping, w.finished,
+            (self.faults, self.turns, self.borrowers, self.rotated, self.away),
+        );
+        hash.0.finish()
+    }
+
+    fn choices(&self) -> Vec<Choice> {
+        let world = &self.world;
+        let mut choices = Vec::new();
+        for at in 0..world.pending.len() {
+            choices.push(Choice::Answer(at));
+            if self.faults > 0 {
+                choices.push(Choice::Lose(at));
+                if !matches!(world.pending[at], Call::Prove { .. } | Call::Confirm { .. }) {
+                    choices.push(Choice::LoseAnswer(at));
+                }
+            }
+        }
+        if self.turns > 0 && world.next().is_some() {
+            choices.push(Choice::Turn);
+        }
+        let borrowed = |c: &Conn| matches!(c.state, State::Borrowed(_));
+        let pool = world.pools.first();
+        if pool.is_some_and(|pool| pool.conns.iter().any(borrowed)) {
+            choices.push(Choice::Return);
+        }
+        if self.borrowers > 0 && pool.is_some_and(|p| !p.closed && !p.conns.iter().any(borrowed)) {
+            choices.push(Choice::Borrow);
+        }
+        if world.stopping.is_none() && world.published > 0 {
+            choices.push(Choice::Shutdown);
+            if !self.rotated {
+                choices.push(Choice::Rotate);
+            }
+            if self.faults > 0 {
+                choices.extend([Choice::RevokeByHand, Choice::Rejected, Choice::Revoked]);
+            }
+        }
+        match (self.away, self.faults) {
+            (true, _) => choices.push(Choice::Back),
+            (false, 1..) => choices.push(Choice::Away),
+            (false, 0) => {}
+        }
+        choices
+    }
+
+    fn take(&mut self, choice: Choice) {
+        self.path.push(choice);
+        let world = &mut self.world;
+        let fault = match choice {
+            Choice::Answer(at) => {
+                world.answer(at, false, false);
+                false
+            }
+            Choice::Lose(at) => {
+                world.answer(at, true, false);
+                true
+            }
+            Choice::LoseAnswer(at) => {
+                world.answer(at, false, true);
+                true
+            }
+            Choice::Turn => {
+                self.turns -= 1;
+                world.turn();
+                false
+            }
+            Choice::Borrow => {
+                self.borrowers -= 1;
+                world.borrow();
+                false
+            }
+            Choice::Return => {
+                world.give_back();
+                false
+            }
+            Choice::RevokeByHand => {
+                world.strike(Weather::LeaseRevoked);
+                true
+            }
+            Choice::Rejected => {
+                world.observe(world.published, Observation::LoginRejected);
+                true
+            }
+            Choice::Revoked => {
+                world.observe(world.published, Observation::SessionRevoked);
+                true
+            }
+            Choice::Away => {
+                self.away = true;
+                world.set_away(true);
+                true
+            }
+            Choice::Back => {
+                self.away = false;
+                world.set_away(false);
+                false
+            }
+            Choice::Rotate => {
+                self.rotated = true;
+                world.feed(Input::Rotate);
+                false
+            }
+            Choice::Shutdown => {
+                world.shut_down();
+                false
+            }
+        };
+        self.faults -= u8::from(fault);
+        world.settle_by_hand();
+    }
+}
+
+impl World {
+    fn answer(&mut self, at: usize, lost: bool, answer_lost: bool) {
+        let call = self.pending.remove(at);
+        let nothing = || SourceError::new(ErrorKind::Timeout, "no answer");
+        match call {
+            Call::Issue { attempt, sent } => {
+                let done = if lost { Err(nothing()) } else { self.issue() };
+                let result = if answer_lost { Err(nothing()) } else { done };
+                if let Some(epoch) = result.as_ref().ok().and_then(|issued| issued.held.epoch) {
+                    self.session.hold(epoch);
+                }
+                self.minted(attempt, sent, result);
+            }
+            Call::Renew { login, lease, attempt, sent, increment } => {
+                let done = if lost { Err(nothing()) } else { self.renew(login, lease, increment) };
+                let result = if answer_lost { Err(nothing()) } else { done };
+                if lost || answer_lost {
+                    self.doubt(login);
+                }
+                self.feed(Input::Renewed { login, attempt, sent, result });
+            }
+            Call::Revoke { login, lease, queued } => {
+                let done = if lost { Err(nothing()) } else { self.revoke(login, lease, queued) };
+                let result = if answer_lost { Err(nothing()) } else { done };
+                if lost || answer_lost {
+                    self.doubt(login);
+                }
+                self.feed(Input::Revoked { login, result });
+            }
+            Call::Prove { login, secret } => {
+                let proofs = self.prove(secret, lost);
+                self.feed(Input::Proved { login, proofs });
+            }
+            Call::Confirm { generation } => {
+                let refused = !lost && self.prove(self.secret(generation), false).rejected > 0;
+                self.feed(Input::Confirmed { generation, refused });
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        if let Some(next) = self.next() {
+            self.go_to(next);
+            self.wake();
+        }
+    }
+
+    fn borrow(&mut self) {
+        let Some(pool) = self.pools.first_mut() else { return };
+        pool.sweep();
+        if let Some(place) = pool.conns.iter().position(|c| c.mark != Mark::Retired) {
+            let conn = pool.conns[place];
+            pool.conns[place].state = State::Borrowed(None);
+            return invariants::i2_handed_out_is_alive(self, 0, conn);
+        }
+        let generation = pool.installed;
+        let Some(secret) = self.secret(generation) else { return };
+        let lag = Duration::ZERO;
+        match self.postgres.dial(&self.vault, secret, lag, self.real) {
+            Dial::In => {
+                let state = State::Borrowed(None);
+                self.pools[0].conns.push(Conn { generation, mark: Mark::Current, state });
+                invariants::i1_new_means_current(self, generation);
+            }
+            Dial::Refused => self.observe(generation, Observation::LoginRejected),
+            Dial::Full | Dial::Unreachable => {}
+        }
+    }
+
+    fn give_back(&mut self) {
+        for pool in &mut self.pools {
+            for conn in &mut pool.conns {
+                conn.state = State::Idle;
+            }
+            pool.sweep();
+        }
+    }
+
+    fn settle_by_hand(&mut self) {
+        if self.finished.is_none() {
+            self.tend_drains();
+            self.hear_of_tokens();
+            invariants::after_each_step(self);
+        }
+    }
+}
+
+/// Visits every state within the bounds.
+#[must_use]
+pub fn explore(bounds: Bounds) -> Explored {
+    let mut world = World::new(Arc::new(plan()));
+    world.manual = true;
+    world.begin();
+    let Bounds { faults, turns, borrowers, .. } = bounds;
+    let first =
+        Node { world, faults, turns, borrowers, rotated: false, away: false, path: Vec::new() };
+    let mut seen = HashSet::from([first.print()]);
+    let mut open = vec![first];
+    let mut found =
+        Explored { states: 1, steps: 0, finished: 0, complete: true, violation: None };
+    while let Some(node) = open.pop() {
+        for choice in node.choices() {
+            let mut next = node.clone();
+            next.take(choice);
+            found.steps += 1;
+            if let Some(violation) = next.world.violation.take() {
+                found.violation = Some((next.path, violation));
+                return found;
+            }
+            if !seen.insert(next.print()) {
+                continue;
+            }
+            found.states += 1;
+            if next.world.finished.is_some() {
+                found.finished += 1;
+            } else if next.world.published <= bounds.generations {
+                open.push(next);
+            }
+        }
+        if found.states >= bounds.states {
+            found.complete = open.is_empty();
+            return found;
+        }
+    }
+    found
+}

@@ -1,0 +1,63 @@
+//! The simulation of the lease machine: it repeats itself, it finds nothing, and it would.
+
+#![allow(clippy::unwrap_used)]
+
+use leasehold::simulation::Mutation;
+use leasehold_sim::explore::{Bounds, explore};
+use leasehold_sim::{history, mutate};
+
+#[test]
+fn the_same_seed_gives_the_same_history() {
+    for index in 0..20 {
+        let seed = history::seed_of(3, index);
+        let (first, second) = (history::run(seed), history::run(seed));
+        assert_eq!((first.hash, first.steps), (second.hash, second.steps), "seed {seed}");
+    }
+    let hashes = (0..20).map(|index| history::run(history::seed_of(3, index)).hash);
+    let different: std::collections::BTreeSet<u64> = hashes.collect();
+    assert!(different.len() >= 19, "seeds make a difference");
+}
+
+#[test]
+fn no_invariant_is_broken() {
+    let mut rotations = 0;
+    for index in 0..400 {
+        let seed = history::seed_of(11, index);
+        let outcome = history::run(seed);
+        rotations += outcome.rotations;
+        if let Some(v) = outcome.violation {
+            panic!("cargo sim -- --one {seed}: {:?} at {:?}: {}", v.invariant, v.at, v.message);
+        }
+    }
+    assert!(rotations > 400, "{rotations}");
+}
+
+/// What the simulation has found once is not found again.
+#[test]
+fn what_was_found_before_is_mended() {
+    let list = include_str!("../regressions.txt");
+    let seeds = list.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+    for line in seeds {
+        let seed = line.split_whitespace().next().unwrap().parse().unwrap();
+        if let Some(v) = history::run(seed).violation {
+            panic!("cargo sim -- --one {seed}: {:?} at {:?}: {}", v.invariant, v.at, v.message);
+        }
+    }
+}
+
+#[test]
+fn each_mechanism_that_is_broken_is_noticed() {
+    for mutation in Mutation::ALL {
+        let found = mutate::find(*mutation, 1);
+        assert!(found.by.is_some(), "{mutation:?} ({}): {:?}", mutation.what(), found.before);
+    }
+}
+
+#[test]
+fn every_order_of_a_few_events_is_sound() {
+    let found = explore(Bounds::SMALL);
+    if let Some((path, v)) = found.violation {
+        panic!("{:?} at {:?}: {}\n{path:?}", v.invariant, v.at, v.message);
+    }
+    assert!(found.finished > 100, "{found:?}");
+}
