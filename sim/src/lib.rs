@@ -10,6 +10,7 @@ pub mod mutate;
 pub mod plan;
 pub mod pool;
 pub mod postgres;
+pub mod rotator;
 pub mod session;
 pub mod vault;
 pub mod world;

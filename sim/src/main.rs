@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod rotator_layer;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -55,6 +57,8 @@ struct Args {
 enum Layer {
     /// The lease machine.
     Machine,
+    /// The real rotator.
+    Rotator,
 }
 
 #[derive(Default)]
@@ -96,6 +100,9 @@ impl Totals {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.layer == Layer::Rotator {
+        return rotator_layer::main(&args);
+    }
     if let Some(seed) = args.one {
         return one(seed);
     }

@@ -311,7 +311,9 @@ impl Vault {
         let wanted = if app.period > 0 { app.period } else { or_system(app.token_ttl) };
         let ttl = self.granted(0, wanted, app.token_max_ttl, self.now).unwrap_or(wanted);
         let token = TokenId(self.id());
-        let ends = Some(self.now + Duration::from_secs(ttl));
+        // A batch token carries its times in itself, in whole seconds.
+        let from = if app.batch { whole(self.now) } else { self.now };
+        let ends = Some(from + Duration::from_secs(ttl));
         self.tokens.insert(token, Token { issued: self.now, ends, batch: app.batch });
         self.reckon();
         Ok(TokenGrant { token, ttl })
@@ -382,11 +384,12 @@ impl Vault {
         }
         let wanted = or_system(definition.default_ttl);
         let full = self.granted(0, wanted, definition.max_ttl, self.now).unwrap_or(wanted);
-        let ttl = self.cut_to(known, full);
+        // A cut one is rounded at issue, and cut off at renewal.
+        let half = Duration::from_millis(500);
+        let (ttl, ends) = self.cut_to(known, full, half);
         let (lease, login) = (LeaseId(self.id()), LoginId(self.id()));
         let valid_until = self.now + Duration::from_secs(full) + VALID_UNTIL_SLACK;
         self.pg_roles.insert(login, PgRole { valid_until, orphan: false });
-        let ends = self.now + Duration::from_secs(ttl);
         let state = LeaseState::Live;
         self.leases.insert(lease, Lease { login, role, token, issued: self.now, ends, state });
         self.reckon();
@@ -435,15 +438,13 @@ impl Vault {
             return Err(Refusal::Postgres);
         }
         // Whoever renews, it is the token that issued it which counts.
-        let ttl = match self.tokens.get(&held.token) {
-            Some(creator) => self.cut_to(*creator, full),
-            None => full,
-        };
+        let creator = *self.tokens.get(&held.token).ok_or(Refusal::LeaseExpired)?;
+        let (ttl, ends) = self.cut_to(creator, full, Duration::ZERO);
         if let Some(made) = self.pg_roles.get_mut(&held.login) {
             made.valid_until = self.now + Duration::from_secs(full) + VALID_UNTIL_SLACK;
         }
         if let Some(held) = self.leases.get_mut(&lease) {
-            held.ends = self.now + Duration::from_secs(ttl);
+            held.ends = ends;
         }
         self.reckon();
         Ok(ttl)
@@ -656,6 +657,12 @@ impl Vault {
         self.pg_roles.get(&login).is_some_and(|role| now < role.valid_until)
     }
 
+    /// The number of the token that is made next, or of the lease, whose login has the one after.
+    #[must_use]
+    pub fn peek_id(&self) -> u32 {
+        self.next_id
+    }
+
     // ---- how it works inside
 
     fn id(&mut self) -> u32 {
@@ -694,12 +701,15 @@ impl Vault {
         (left > 0).then_some(wanted.min(left))
     }
 
-    /// Only batch tokens cut what they issue. A lease of any other dies with its token all the
-    /// same, and no answer says so.
-    fn cut_to(&self, token: Token, ttl: u64) -> u64 {
+    /// What is said to be granted, and when it ends. Only batch tokens cut what they issue, to their
+    /// own end; a lease of any other dies with its token all the same, and no answer says so.
+    fn cut_to(&self, token: Token, ttl: u64, round: Duration) -> (u64, Time) {
+        let full = self.now + Duration::from_secs(ttl);
         match token.ends {
-            Some(ends) if token.batch => ttl.min(self.now.until(ends).as_secs()),
-            _ => ttl,
+            Some(ends) if token.batch && ends < full => {
+                ((self.now.until(ends) + round).as_secs(), ends)
+            }
+            _ => (ttl, full),
         }
     }
 
@@ -801,6 +811,10 @@ impl Vault {
         });
         self.due = tokens.chain(leases).min();
     }
+}
+
+fn whole(at: Time) -> Time {
+    Time::from_start(Duration::from_secs(at.since_start().as_secs()))
 }
 
 fn or_system(ttl: u64) -> u64 {

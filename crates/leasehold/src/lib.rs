@@ -79,6 +79,7 @@ mod fold;
 mod generation;
 mod health;
 pub mod hook;
+#[macro_use]
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 #[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
@@ -118,5 +119,5 @@ pub mod simulation {
         Action, Input, Login, LoginId, Machine, Minted, Policy, Proofs, Revocation, SOFT_REVOKE,
         Stage, StartFailure, Terms, goes_with_its_token, policy,
     };
-    pub use crate::provider::Observed;
+    pub use crate::provider::{Observed, swap_lock_is_held};
 }

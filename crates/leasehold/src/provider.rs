@@ -292,6 +292,13 @@ impl CredentialProvider {
     }
 }
 
+/// Somebody holds the swap lock: no swap and no attaching can come between.
+#[cfg(feature = "simulation")]
+#[must_use]
+pub fn swap_lock_is_held(provider: &CredentialProvider) -> bool {
+    matches!(provider.shared.pools.try_lock(), Err(std::sync::TryLockError::WouldBlock))
+}
+
 impl fmt::Debug for CredentialProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CredentialProvider")
@@ -338,7 +345,9 @@ impl Subscription {
             if let Some(cause) = self.status.borrow_and_update().stopped.clone() {
                 return Err(Stopped { cause });
             }
+            // A swap is told before the end that came right after it.
             tokio::select! {
+                biased;
                 Ok(()) = self.swapped.changed() => {
                     return Ok(self.swapped.borrow_and_update().clone());
                 }
