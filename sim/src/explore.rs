@@ -39,10 +39,10 @@ pub struct Bounds {
 impl Bounds {
     /// Two generations, three faults, a shutdown at any point.
     pub const FULL: Self =
-        Self { faults: 3, turns: 7, borrowers: 1, generations: 2, states: 1_000_000 };
+        Self { faults: 3, turns: 4, borrowers: 1, generations: 2, states: 2_000_000 };
     /// The same in small.
     pub const SMALL: Self =
-        Self { faults: 2, turns: 4, borrowers: 1, generations: 2, states: 15_000 };
+        Self { faults: 1, turns: 4, borrowers: 1, generations: 2, states: 15_000 };
 }
 
 /// What can happen next.

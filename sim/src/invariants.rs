@@ -224,7 +224,9 @@ pub fn i6_none_expires_in_calm(world: &mut World, number: u64) {
 }
 
 /// Whether the service is served as it should be.
-#[must_use]
+///
+/// # Errors
+/// What is wrong.
 pub fn i6_is_served(world: &World) -> Result<(), String> {
     let Some(generation) = world.generations.get(&world.published) else {
         return Err("there is no current login".to_owned());
@@ -262,8 +264,8 @@ pub fn i6_is_served(world: &World) -> Result<(), String> {
 // ---- I7: one fetch
 
 /// At most two requests to mint are waited for, and they are as rare as the limiter has them: in
-/// any stretch of a few refills a burst, what is refilled, and one for each swap, and for each time
-/// the source came back.
+/// any stretch of two refills a burst, what is refilled, one for each generation that did its work,
+/// and a burst for each time the source came back.
 pub fn i7_one_fetch(world: &mut World, now: Time) {
     let waiting =
         world.unanswered.values().filter(|sent| now - **sent < policy::MINT_TIMEOUT).count();
@@ -283,8 +285,12 @@ pub fn i7_one_fetch(world: &mut World, now: Time) {
     while world.resets.front().is_some_and(|at| *at < from) {
         world.resets.pop_front();
     }
-    let swaps = world.generations.values().filter(|g| g.since >= from).count();
-    let allowed = 2 + 2 + 2 + swaps + 3 * world.resets.len();
+    // Those that followed a generation which did its work are free.
+    let served = |g: &&crate::world::Generation| {
+        g.superseded.is_some_and(|s| s.at >= from && (s.at - g.since) * 2 >= g.planned)
+    };
+    let free = 1 + world.generations.values().filter(served).count();
+    let allowed = 2 + 2 + 1 + free + 3 * world.resets.len();
     if world.mints.len() > allowed {
         let mints = world.mints.len();
         world.violate(
@@ -370,8 +376,11 @@ fn i8_and_i12_no_longer_than_the_server_says(world: &mut World) {
         {
             wrong = Some((I::I12, login.id, end, lease.ends));
         }
+        let token = world.vault.token(lease.token).map(|token| token.issued);
+        let misled = world.misled_at.zip(token).is_some_and(|(at, issued)| at >= issued);
         if let (Some(end), Some(server)) = (login.effective_end(), world.vault.effective_end(id))
             && told
+            && !misled
             && real(end) > server.since_start().as_nanos() as i128 + slack
         {
             wrong = Some((I::I8, login.id, end, server));
@@ -387,10 +396,9 @@ fn i8_and_i12_no_longer_than_the_server_says(world: &mut World) {
 /// A shutdown that reports no drain as unfinished has left no connection.
 pub fn i9_nothing_is_left_in_pools(world: &mut World, remains: &[Remains]) {
     let unfinished = remains.iter().any(|r| r.why.contains("connections"));
-    let late = world.generations.values().any(|g| g.drained == Some(Drained::AtDeadline));
     let static_ones = !matches!(world.plan.source, Source::Dynamic);
     let left: usize = world.pools.iter().map(|pool| pool.conns.len()).sum();
-    if left > 0 && !(unfinished || late || static_ones || !world.drains.is_empty()) {
+    if left > 0 && !(unfinished || world.ever_late || static_ones || !world.drains.is_empty()) {
         world.violate(I::I9, format!("{left} connections are left, and none is reported"));
     }
 }

@@ -2,6 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+mod rotator_layer;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -43,6 +45,9 @@ struct Args {
     /// Explore every order of a bounded set of events in place of random histories.
     #[arg(long)]
     exhaustive: bool,
+    /// States to explore at most.
+    #[arg(long, default_value_t = Bounds::FULL.states)]
+    states: usize,
     /// Threads to run on.
     #[arg(long, default_value_t = 1)]
     threads: u64,
@@ -52,6 +57,8 @@ struct Args {
 enum Layer {
     /// The lease machine.
     Machine,
+    /// The real rotator.
+    Rotator,
 }
 
 #[derive(Default)]
@@ -93,6 +100,9 @@ impl Totals {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.layer == Layer::Rotator {
+        return rotator_layer::main(&args);
+    }
     if let Some(seed) = args.one {
         return one(seed);
     }
@@ -100,7 +110,7 @@ fn main() -> ExitCode {
         return mutations(args.seed);
     }
     if args.exhaustive {
-        return exhaustive();
+        return exhaustive(args.states);
     }
     let begun = Instant::now();
     let next = AtomicU64::new(0);
@@ -209,9 +219,9 @@ fn mutations(base: u64) -> ExitCode {
     ExitCode::from(u8::from(missed > 0))
 }
 
-fn exhaustive() -> ExitCode {
+fn exhaustive(states: usize) -> ExitCode {
     let begun = Instant::now();
-    let bounds = Bounds::FULL;
+    let bounds = Bounds { states, ..Bounds::FULL };
     let found = explore(bounds);
     println!("{bounds:?}");
     if let Some((path, violation)) = &found.violation {

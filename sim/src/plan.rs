@@ -284,7 +284,7 @@ impl Weather {
             2 => Self::Down(lasting),
             3 => Self::Sealed(lasting),
             4 => Self::Electing(lasting),
-            5 => Self::Throttled(lasting, (b % 2 == 0).then_some(u64::from(b % 60))),
+            5 => Self::Throttled(lasting, (b.is_multiple_of(2)).then_some(u64::from(b % 60))),
             6 => Self::PostgresRestart(lasting.min(Duration::from_secs(600))),
             7 => Self::PostgresFarFromVault(lasting),
             8 => Self::DropsRefused(lasting),
@@ -308,6 +308,12 @@ impl Weather {
             28 => Self::News,
             _ => Self::PasswordChanged,
         }
+    }
+}
+
+impl Weather {
+    fn is_by_hand(&self) -> bool {
+        matches!(self, Self::LeaseRevoked | Self::RoleDropped | Self::Rotate | Self::Report(_))
     }
 }
 
@@ -338,7 +344,7 @@ impl Plan {
         let ttl = log_scale(part(h[0]), 4.0, 604_800.0).as_secs();
         let source = match pick(h[1], 5) {
             0..=3 => Source::Dynamic,
-            _ => Source::Static { tells_ttl: h[1] % 2 == 0 },
+            _ => Source::Static { tells_ttl: h[1].is_multiple_of(2) },
         };
         let max_ttl = (ttl as f64 * (1.0 + 12.0 * part(h[2]).powi(2))) as u64;
         let token = match pick(h[3], 10) {
@@ -358,15 +364,16 @@ impl Plan {
         let lives = 2.0 + 9.0 * part(h[14]);
         let storm = Duration::from_secs_f64(ttl as f64 * lives);
         let fair = pick(h[15], 10) == 9;
-        let mut weather: Vec<_> = (weather.iter())
-            .filter(|_| !fair)
-            .map(|(at, kind, a, b)| {
-                (
-                    storm.mul_f64(part(*at)),
-                    Weather::decode(*kind, *a, *b, storm, ttl.min(token_ttl)),
-                )
-            })
-            .collect();
+        let mut happens = Vec::new();
+        for (at, kind, a, b) in weather.iter().filter(|_| !fair) {
+            let at = storm.mul_f64(part(*at));
+            let what = Weather::decode(*kind, *a, *b, storm, ttl.min(token_ttl));
+            // What people do once they often do again a moment later.
+            let times = if what.is_by_hand() && b % 3 == 2 { 1 + a % 16 } else { 1 };
+            let pause = Duration::from_millis(u64::from(200 + b % 3000));
+            happens.extend((0..times).map(|n| (at + pause * n, what)));
+        }
+        let mut weather = happens;
         weather.sort_by_key(|(at, _)| *at);
         let fates = fates.iter().filter(|_| !fair).map(|n| Fate::decode(*n)).collect();
         let shutdown = (pick(h[16], 3) == 2)

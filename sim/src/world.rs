@@ -71,6 +71,8 @@ pub struct Generation {
     pub told_gone: bool,
     /// When it became current.
     pub since: Time,
+    /// How long it was to serve at the least, by what its lease, its token and the leeway left.
+    pub planned: Duration,
     /// The terms at the swap that superseded it.
     pub superseded: Option<Superseded>,
     /// How its drain ended.
@@ -124,6 +126,7 @@ pub struct DrainTask {
 
 /// A request on its way.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)] // the fields are those of the actions
 pub enum Call {
     /// For a credential.
     Issue { attempt: u64, sent: Time },
@@ -250,7 +253,8 @@ pub struct World {
     pub(crate) start_failed: bool,
     pub(crate) pools_closed: bool,
     pub(crate) finished: Option<Vec<Remains>>,
-    pub(crate) unanswered_at_end: usize,
+    /// Some drain met its deadline: what was borrowed then may still be.
+    pub(crate) ever_late: bool,
     watches: u64,
     /// The source waits for news.
     watching: bool,
@@ -321,7 +325,7 @@ impl World {
             start_failed: false,
             pools_closed: false,
             finished: None,
-            unanswered_at_end: 0,
+            ever_late: false,
             watches: 0,
             watching: false,
             shown: 0,
@@ -598,12 +602,14 @@ impl World {
             })
     }
 
-    pub(crate) fn is_connected(&self) -> bool {
-        self.pools.iter().all(|pool| pool.closed || !pool.conns.is_empty())
+    /// Somebody can come to a pool and get a connection, or dial one.
+    pub(crate) fn is_used(&self) -> bool {
+        let kept = |c: &&crate::pool::Conn| c.state == crate::pool::State::Borrowed(None);
+        self.pools.iter().any(|p| !p.closed && p.conns.iter().filter(kept).count() < p.max)
     }
 
-    pub(crate) fn has_open_pools(&self) -> bool {
-        self.pools.iter().any(|pool| !pool.closed)
+    pub(crate) fn is_connected(&self) -> bool {
+        self.pools.iter().all(|pool| pool.closed || !pool.conns.is_empty())
     }
 
     /// Some answer will come by itself.

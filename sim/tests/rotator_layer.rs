@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use leasehold::simulation::Mutation;
 use leasehold_sim::rotator;
 
 #[test]
@@ -21,5 +22,14 @@ fn histories_keep_every_invariant() {
     for seed in 0..300 {
         let outcome = rotator::run(seed);
         assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
+    }
+}
+
+#[test]
+fn each_broken_mechanism_is_found() {
+    for mutation in Mutation::DRIVER {
+        let found = rotator::find(*mutation, 1000);
+        let found = found.unwrap_or_else(|| panic!("nobody notices that {}", mutation.what()));
+        println!("{mutation:?}: seed {}, {:?}", found.seed, found.violation.invariant);
     }
 }

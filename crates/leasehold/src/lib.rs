@@ -89,6 +89,7 @@ mod line;
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 #[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
+#[macro_use]
 mod machine;
 mod once;
 mod provider;
@@ -125,8 +126,8 @@ pub mod simulation {
     pub use crate::fold::Fold;
     pub use crate::machine::broken::{Mutation, break_mechanism};
     pub use crate::machine::{
-        Action, Input, Login, LoginId, Machine, Minted, Policy, Proofs, Renewal, Revocation,
-        SOFT_REVOKE, Stage, StartFailure, Terms, goes_with_its_token, policy,
+        Action, Input, Login, LoginId, Machine, Minted, Policy, Proofs, Revocation, SOFT_REVOKE,
+        Stage, StartFailure, Terms, goes_with_its_token, policy,
     };
     pub use crate::provider::{Observed, swap_lock_is_held};
 }

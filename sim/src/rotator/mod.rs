@@ -6,6 +6,7 @@
 //! only the driver can get wrong: the order of installing and publishing, tasks that outlive their
 //! rotator, mints that are cut off, readers that are not told, panics, cancelled callers.
 
+mod mutate;
 mod pool;
 mod source;
 mod story;
@@ -13,6 +14,8 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+pub use mutate::{Found, find};
 
 /// The rotator's default.
 const REFRESH_WAIT: Duration = Duration::from_secs(5);
@@ -54,6 +57,8 @@ pub enum Invariant {
     /// Health and every subscriber know of the end at once, and subscribers see generations rise,
     /// up to the last one.
     I11NeverSilent,
+    /// One panic of an observer ends nothing.
+    I11SurvivesAPanic,
     /// Whoever hears of something finds it in health.
     I11HealthIsFresh,
     /// The history comes to its end: nothing waits for ever.

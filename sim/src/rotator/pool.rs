@@ -77,7 +77,8 @@ impl ModelPool {
                     closed: false,
                     gone: false,
                     overdue: Vec::new(),
-                    next: 1,
+                    // Ids are the server's, and no two of its sessions have the same.
+                    next: 1 + 1_000_000 * u64::try_from(number).unwrap_or(0),
                 }),
                 dice: world.dice(),
                 changed: Notify::new(),

@@ -84,12 +84,18 @@ impl fmt::Debug for ModelSource {
 }
 
 /// A mint that is cut off may leave a role that nobody revokes: whoever drops it is found out.
-struct Uncut<'a>(&'a World, bool);
+struct Uncut<'a>(&'a World, Time, bool);
 
 impl Drop for Uncut<'_> {
     fn drop(&mut self) {
-        self.0.with(|state| state.mints_in_flight -= 1);
-        if !self.1 && !std::thread::panicking() {
+        let over = self.0.with(|state| {
+            if let Some(at) = state.mints_in_flight.iter().position(|begun| *begun == self.1) {
+                state.mints_in_flight.remove(at);
+            }
+            state.over
+        });
+        // With its runtime everything ends.
+        if !self.2 && !over {
             self.0.violate(Invariant::I7MintsRunToTheirEnd, "a request to mint was cut off");
         }
     }
@@ -99,21 +105,24 @@ impl CredentialSource for ModelSource {
     async fn issue(&self) -> Result<Issued, SourceError> {
         let world = &*self.world;
         world.step("issue");
+        let sent = world.clock().now();
+        // What takes longer than a source may is given up, and another one is permitted.
         let in_flight = world.with(|state| {
-            state.mints_in_flight += 1;
-            state.mints_in_flight
+            state.mints_in_flight.push(sent);
+            let young = |begun: &&Time| sent - **begun < MINT_TIMEOUT;
+            state.mints_in_flight.iter().filter(young).count()
         });
         world.check(Invariant::I7OneFetch, in_flight <= 2, || {
             format!("{in_flight} requests to mint are in flight")
         });
-        let mut uncut = Uncut(world, false);
+        let mut uncut = Uncut(world, sent, false);
         let fate = draw_fate(world, &self.session.dice);
         if matches!(fate, Fate::Panic) {
-            uncut.1 = true;
+            uncut.2 = true;
             panic(world);
         }
         let result = self.mint(&fate).await;
-        uncut.1 = true;
+        uncut.2 = true;
         if let Ok(issued) = &result {
             let login = super::world::login_of(issued.credential.username());
             world.step(format_args!("{login:?} is handed over"));

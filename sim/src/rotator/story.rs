@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use leasehold::clock::Time;
 use leasehold::{CredentialProvider, Rotator, ShutdownReport};
 use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
@@ -11,7 +12,7 @@ use super::pool::ModelPool;
 use super::source::ModelSource;
 use super::world::{Dice, Temper, World, login_of};
 use super::{Invariant, Outcome};
-use crate::vault::{AppRole, LeaseState, Rights, Role, Throttle, Vault, Weather};
+use crate::vault::{AppRole, Lease, LeaseId, LeaseState, Rights, Role, Throttle, Vault, Weather};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// A shutdown may take so much longer than its drain: the last revocations, and giving back tokens
@@ -59,6 +60,7 @@ pub(super) fn run(seed: u64, traced: bool) -> Outcome {
         };
         (world, provider)
     });
+    world.with(|state| state.over = true);
     drop(runtime);
     if let Some(provider) = provider {
         // With its runtime the rotator is gone, however it was left.
@@ -413,6 +415,10 @@ async fn end(
     plan: &Plan,
     crew: Crew,
 ) -> Option<CredentialProvider> {
+    let (stopped, panics) = (provider.health().stopped, world.with(|state| state.panics));
+    world.check(Invariant::I11SurvivesAPanic, stopped.is_none() || panics > 1, || {
+        format!("after {panics} panics it has ended: {stopped:?}")
+    });
     if dice.chance(400, 1000) {
         recovers(world, &provider, plan).await;
     }
@@ -542,11 +548,19 @@ async fn nothing_is_left(world: &Arc<World>, report: Option<&ShutdownReport>) {
     late_ones_are_revoked(world, report);
 }
 
+/// A server that does not serve keeps what is over until it does.
+fn in_force(vault: &Vault, now: Time) -> impl Iterator<Item = (LeaseId, Lease)> {
+    vault.leases().filter(move |(id, lease)| {
+        let ends = vault.effective_end(*id);
+        lease.state == LeaseState::Live && ends.is_some_and(|ends| now < ends)
+    })
+}
+
 fn report_is_exact(world: &World, report: &ShutdownReport) {
     let named: Vec<_> =
         report.remains.iter().filter_map(|left| left.username.as_deref()).map(login_of).collect();
-    let left = world.now_with(|state, _| {
-        let live = state.vault.leases().filter(|(_, lease)| lease.state == LeaseState::Live);
+    let left = world.now_with(|state, now| {
+        let live = in_force(&state.vault, now);
         // One that nobody heard of is nobody's to report; one that is on its way is told as a
         // request that was not answered.
         let known = live.filter(|(_, lease)| {
@@ -582,8 +596,8 @@ fn late_ones_are_revoked(world: &World, report: Option<&ShutdownReport>) {
     let named: Vec<_> = report.map_or_else(Vec::new, |report| {
         report.remains.iter().filter_map(|left| left.username.as_deref()).map(login_of).collect()
     });
-    let left = world.now_with(|state, _| {
-        let live = state.vault.leases().filter(|(_, lease)| lease.state == LeaseState::Live);
+    let left = world.now_with(|state, now| {
+        let live = in_force(&state.vault, now);
         live.filter(|(id, lease)| {
             let minted = state.minted.get(&lease.login);
             minted.is_some_and(|minted| !minted.lost)

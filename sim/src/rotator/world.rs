@@ -17,7 +17,7 @@ use crate::vault::{LeaseId, LoginId, Vault};
 /// Only the first violations of a history are told: the rest follow from them.
 const ENOUGH: usize = 3;
 /// The last lines that are kept for a violation's message.
-const KEPT_LINES: usize = 20000;
+const KEPT_LINES: usize = 400;
 
 /// How rough a history is.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,8 @@ pub(crate) struct State {
     /// What people did to the wall clock, in milliseconds.
     wall_set: i64,
     pub(crate) pools: Vec<Arc<ModelPool>>,
-    pub(crate) mints_in_flight: u32,
+    /// When each was sent.
+    pub(crate) mints_in_flight: Vec<Time>,
     pub(crate) minted: BTreeMap<LoginId, Minted>,
     pub(crate) by_number: BTreeMap<u64, LoginId>,
     /// Postgres can't be reached by its clients.
@@ -68,6 +69,8 @@ pub(crate) struct State {
     /// A shutdown was asked for.
     pub(crate) stopping: bool,
     pub(crate) stopped: Option<Stop>,
+    /// The runtime ends.
+    pub(crate) over: bool,
     /// Subscribers that have learned of it.
     pub(crate) told: u32,
     /// Nothing new goes wrong: recovery is waited for.
@@ -117,7 +120,7 @@ impl World {
                 suspended: Duration::ZERO,
                 wall_set: 0,
                 pools: Vec::new(),
-                mints_in_flight: 0,
+                mints_in_flight: Vec::new(),
                 minted: BTreeMap::new(),
                 by_number: BTreeMap::new(),
                 postgres_unreachable: false,
@@ -128,6 +131,7 @@ impl World {
                 failed_revocations: BTreeSet::new(),
                 stopping: false,
                 stopped: None,
+                over: false,
                 told: 0,
                 calm: false,
                 faults: BTreeMap::new(),

@@ -215,13 +215,20 @@ impl World {
                 format!("publishes login {login}, which is not held"),
             );
         };
+        let now = self.believed();
+        let planned =
+            self.machine.logins().find(|(_, l)| l.id == login).map_or(Duration::ZERO, |(_, l)| {
+                let life = l.effective_end().map_or(Duration::ZERO, |end| now.until(end));
+                life.saturating_sub(l.terms.leeway).max(life / 4)
+            });
         let generation = Generation {
             login,
             secret: held.secret,
             leased: held.lease.is_some(),
             dead: false,
             told_gone: false,
-            since: self.believed(),
+            since: now,
+            planned,
             superseded: None,
             drained: None,
         };
@@ -285,7 +292,6 @@ impl World {
             let goes = leasehold::simulation::goes_with_its_token(r);
             !(goes && r.username.as_ref().is_some_and(|user| gone.contains(user)))
         });
-        self.unanswered_at_end = self.unanswered.len();
         self.finished = Some(remains);
         invariants::i9_the_report_is_exact(self, &left);
     }

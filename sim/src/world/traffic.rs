@@ -172,6 +172,7 @@ impl World {
                 }
             }
             if drain.tasks.iter().all(|task| task.done) {
+                self.ever_late |= drain.late;
                 let ended = if drain.late { Drained::AtDeadline } else { Drained::Clean };
                 if let Some(generation) = self.generations.get_mut(&number) {
                     generation.drained = Some(ended);

@@ -37,22 +37,29 @@ mod mutations {
     }
 
     macro_rules! mutations {
-        ($($(#[doc = $what:literal])+ $name:ident: $invariant:literal,)+) => {
+        (
+            machine: $($(#[doc = $what:literal])+ $name:ident: $invariant:literal,)+
+            driver: $($(#[doc = $doing:literal])+ $driver:ident: $upheld:literal,)+
+        ) => {
             /// A mechanism that can be broken.
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
             pub enum Mutation {
                 $($(#[doc = $what])+ $name,)+
+                $($(#[doc = $doing])+ $driver,)+
             }
 
             impl Mutation {
-                /// All there are.
+                /// All that are of the machine.
                 pub const ALL: &[Self] = &[$(Self::$name,)+];
+                /// All that are of the driver.
+                pub const DRIVER: &[Self] = &[$(Self::$driver,)+];
 
                 /// The invariant that the mechanism upholds.
                 #[must_use]
                 pub const fn invariant(self) -> &'static str {
                     match self {
                         $(Self::$name => $invariant,)+
+                        $(Self::$driver => $upheld,)+
                     }
                 }
 
@@ -61,6 +68,7 @@ mod mutations {
                 pub const fn what(self) -> &'static str {
                     match self {
                         $(Self::$name => concat!($($what,)+),)+
+                        $(Self::$driver => concat!($($doing,)+),)+
                     }
                 }
             }
@@ -68,6 +76,7 @@ mod mutations {
     }
 
     mutations! {
+        machine:
         /// a swap raises the number by two
         SkipsNumbers: "I1",
         /// the drain is ordered before the swap
@@ -88,12 +97,16 @@ mod mutations {
         DistrustsAtTheEnd: "I6",
         /// after a mint that failed nothing is tried again
         GivesUp: "I6",
+        /// what a replica that lags refuses is given up at once
+        TakesLagForRefusal: "I6",
         /// every mint is permitted
         MintsWithoutPermit: "I7",
         /// a third request to mint is sent while two hang
         MintsTooMany: "I7",
         /// a credential that comes late is dropped and not revoked
         DropsLateMints: "I7",
+        /// a lease that seems over is forgotten and not revoked
+        ForgetsWhatSeemsOver: "I7",
         /// a lease is taken to live on without its token
         IgnoresTheToken: "I8",
         /// a shutdown neither waits for revocations nor reports them
@@ -104,5 +117,29 @@ mod mutations {
         ForgetsItsTimer: "I11",
         /// a lease's end is counted from the answer
         CountsFromTheAnswer: "I12",
+
+        driver:
+        /// a credential that came in after the driver's end is not revoked
+        KeepsLateMints: "I7",
+        /// a generation is published before the pools have it
+        PublishesBeforeInstalling: "I1",
+        /// pools are installed without the swap lock
+        SwapsWithoutTheLock: "I1",
+        /// a panic of the driver ends it
+        RestartsNoMore: "I11",
+        /// a mint is a task of the driver's, and cut off with it
+        CutsMintsOff: "I7",
+        /// what changes is not published to health
+        PublishesNoStatus: "I11",
+        /// the end of the driver is told to nobody
+        EndsInSilence: "I11",
+        /// the tasks of the driver are left to themselves
+        LeavesTasks: "I9",
+        /// subscribers are not woken by a swap
+        WakesNoSubscriber: "I11",
+        /// a lease that a shutdown had to leave is not reported
+        ReportsNothing: "I9",
+        /// a panic of the source goes unanswered
+        AnswersNoPanic: "I6",
     }
 }

@@ -34,8 +34,6 @@ use crate::hook::Holder;
 use crate::provider::{Observation, Observed};
 use crate::source::{ErrorKind, RevokeMode, SourceError};
 
-#[cfg(feature = "simulation")]
-pub use login::Renewal;
 pub use login::{Login, LoginId, Minted};
 pub use policy::Policy;
 pub use policy::SOFT_REVOKE;

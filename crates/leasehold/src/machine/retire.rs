@@ -133,6 +133,7 @@ impl Machine {
             // Asked at least once: what is over by a clock that was set forward, say, is not so by
             // the server's.
             let gone = login.lost || (retiring.failures > 0 && login.gone(now));
+            let gone = gone || (broken!(ForgetsWhatSeemsOver) && login.over(now));
             if !login.revocable || gone {
                 ended.push(self.retiring.remove(at).login);
             } else if retiring.retry_at.is_none_or(|at| at <= now) {

@@ -419,6 +419,7 @@ impl Machine {
             return self.read_again(now, refused);
         }
         let long = now - candidate.issued >= candidate.terms.lag_patience();
+        let long = long || broken!(TakesLagForRefusal);
         if refused && rotation.proof.failures >= PROOF_REJECTIONS && long {
             // Every pool refuses it, and not because a replica lags: it is of no use.
             rotation.proof = Proof::default();

@@ -266,7 +266,9 @@ impl Driver {
         self.act();
         self.forget_closed_pools();
         // Whoever hears of something finds it in health.
-        self.publish_status();
+        if !broken!(PublishesNoStatus) {
+            self.publish_status();
+        }
         self.tell();
     }
 
@@ -338,11 +340,11 @@ impl Driver {
 
     /// Mints in a task of its own that nothing cuts off: a request that is cancelled may leave a
     /// role that nobody revokes. If we are gone when it comes back, it cleans up after itself.
-    fn issue(&self, attempt: u64) {
+    fn issue(&mut self, attempt: u64) {
         let (source, clock, replies) =
             (self.source.clone(), self.clock.clone(), self.replies.clone());
         let runtime = self.runtime.clone();
-        self.runtime.spawn(async move {
+        let mint = async move {
             let sent = clock.now();
             let call = {
                 let source = source.clone();
@@ -353,7 +355,12 @@ impl Driver {
             if let Err(mpsc::error::SendError(reply)) = replies.send(reply) {
                 revoke_late(&*source, reply).await;
             }
-        });
+        };
+        if broken!(CutsMintsOff) {
+            self.tasks.spawn_on(mint, &self.runtime);
+            return;
+        }
+        self.runtime.spawn(mint);
     }
 
     fn watch_source(&mut self) {
@@ -499,13 +506,23 @@ impl Driver {
         let Some(shared) = &self.shared else {
             return self.first(generation);
         };
+        if broken!(SwapsWithoutTheLock) {
+            for pool in self.with_pools(|pools| pools.attached.clone()) {
+                pool.install(&generation);
+            }
+        }
         let pools = shared.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        for pool in &pools.attached {
+        if broken!(PublishesBeforeInstalling) {
+            shared.current.store(generation.clone());
+        }
+        for pool in pools.attached.iter().filter(|_| !broken!(SwapsWithoutTheLock)) {
             pool.install(&generation);
         }
         shared.current.store(generation.clone());
         drop(pools);
-        shared.swapped.send_replace(generation);
+        if !broken!(WakesNoSubscriber) {
+            shared.swapped.send_replace(generation);
+        }
     }
 
     fn first(&mut self, generation: Arc<Generation>) {
@@ -674,6 +691,9 @@ impl Driver {
             .collect();
         // First what keeps tokens alive, so that the source may give them back.
         self.logins.clear();
+        if broken!(LeavesTasks) {
+            self.tasks.detach_all();
+        }
         self.tasks.shutdown().await;
         let close = {
             let source = self.source.clone();
@@ -692,6 +712,9 @@ impl Driver {
             };
             !(left.goes_with_its_token && parent.is_some_and(ended))
         });
+        if broken!(ReportsNothing) {
+            remains.clear();
+        }
         // The report before the news: an observer may panic.
         self.report.send_replace(Some(Arc::new(ShutdownReport { remains, source })));
         self.stop("shut down".to_owned(), true);
@@ -702,7 +725,9 @@ impl Driver {
             return;
         }
         self.stopped = Some(cause.clone());
-        self.publish_status();
+        if !broken!(EndsInSilence) {
+            self.publish_status();
+        }
         if !orderly && let Some(shared) = &self.shared {
             let parents = self.logins.values_mut().filter_map(|held| held.parent.take());
             shared.kept.lock().unwrap_or_else(PoisonError::into_inner).extend(parents);
@@ -748,6 +773,7 @@ impl Drop for Driver {
 async fn revoke_late(source: &dyn DynSource, reply: Reply) {
     if let Reply::Minted { result: Ok(issued), .. } = reply
         && issued.lease.id.is_some()
+        && !broken!(KeepsLateMints)
         && let Err(error) = source.revoke(&issued.lease, RevokeMode::Sync).await
     {
         let user = issued.credential.username();
@@ -766,10 +792,8 @@ async fn guarded<T: Send + 'static>(
     let _with_us = AbortOnDrop(task.abort_handle());
     match task.await {
         Ok(result) => result,
-        Err(_) => Err(SourceError::new(
-            ErrorKind::Other,
-            format!("the source panicked in {what}; see the panic message on stderr"),
-        )),
+        Err(_) if broken!(AnswersNoPanic) => std::future::pending().await,
+        Err(_) => Err(panicked(what)),
     }
 }
 
@@ -779,4 +803,9 @@ impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
+}
+
+fn panicked(what: &str) -> SourceError {
+    let message = format!("the source panicked in {what}; see the panic message on stderr");
+    SourceError::new(ErrorKind::Other, message)
 }

@@ -78,8 +78,9 @@ pub(super) async fn drain_everywhere(
             Err(_) => left += 1,
         }
     }
-    // Pools on one server see the same sessions.
+    // Named in the same order however the pools came in. Pools on one server see the same sessions.
+    forced.sort_by(|(a, x): &(String, Holder), (b, y)| (a, x.pid).cmp(&(b, y.pid)));
     let mut seen = HashSet::new();
-    forced.retain(|(_, holder): &(String, Holder)| seen.insert(holder.pid));
+    forced.retain(|(_, holder)| seen.insert(holder.pid));
     (forced, left)
 }

@@ -16,7 +16,7 @@ pub(super) async fn supervise(driver: Driver, runtime: Handle) {
         let run = runtime.spawn(async move { this.lock().await.run().await });
         match run.await {
             Ok(()) => return,
-            Err(error) if error.is_panic() => {
+            Err(error) if error.is_panic() && !broken!(RestartsNoMore) => {
                 // The payload may hold anything; only the fact is told.
                 driver.lock().await.panicked(life);
             }

@@ -1,0 +1,26 @@
+//! The driver broken on purpose: which history notices.
+
+use leasehold::simulation::{Mutation, break_mechanism};
+
+use super::{Violation, run};
+
+/// The history that noticed.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its seed.
+    pub seed: u64,
+    /// What it noticed first.
+    pub violation: Violation,
+}
+
+/// Breaks the mechanism and runs the histories of the first `most` seeds until one notices.
+#[must_use]
+pub fn find(mutation: Mutation, most: u64) -> Option<Found> {
+    break_mechanism(Some(mutation));
+    let found = (0..most).find_map(|seed| {
+        let violation = run(seed).violations.into_iter().next()?;
+        Some(Found { seed, violation })
+    });
+    break_mechanism(None);
+    found
+}
