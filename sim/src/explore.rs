@@ -39,10 +39,10 @@ pub struct Bounds {
 impl Bounds {
     /// Two generations, three faults, a shutdown at any point.
     pub const FULL: Self =
-        Self { faults: 3, turns: 7, borrowers: 1, generations: 2, states: 1_000_000 };
+        Self { faults: 3, turns: 4, borrowers: 1, generations: 2, states: 2_000_000 };
     /// The same in small.
     pub const SMALL: Self =
-        Self { faults: 2, turns: 4, borrowers: 1, generations: 2, states: 15_000 };
+        Self { faults: 1, turns: 4, borrowers: 1, generations: 2, states: 15_000 };
 }
 
 /// What can happen next.
@@ -139,8 +139,18 @@ impl Node {
         let _ = write!(
             hash,
             "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
-            w.machine, w.vault, w.pools, w.held, w.generations, w.drains, w.proofs, w.pending,
-            w.unanswered, w.real, w.stopping, w.finished,
+            w.machine,
+            w.vault,
+            w.pools,
+            w.held,
+            w.generations,
+            w.drains,
+            w.proofs,
+            w.pending,
+            w.unanswered,
+            w.real,
+            w.stopping,
+            w.finished,
             (self.faults, self.turns, self.borrowers, self.rotated, self.away),
         );
         hash.0.finish()
@@ -351,8 +361,7 @@ pub fn explore(bounds: Bounds) -> Explored {
         Node { world, faults, turns, borrowers, rotated: false, away: false, path: Vec::new() };
     let mut seen = HashSet::from([first.print()]);
     let mut open = vec![first];
-    let mut found =
-        Explored { states: 1, steps: 0, finished: 0, complete: true, violation: None };
+    let mut found = Explored { states: 1, steps: 0, finished: 0, complete: true, violation: None };
     while let Some(node) = open.pop() {
         for choice in node.choices() {
             let mut next = node.clone();

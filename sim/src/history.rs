@@ -148,13 +148,16 @@ fn recover(world: &mut World, until: impl Fn(&mut World, Time)) {
         if world.violation.is_some() || world.finished.is_some() || world.stopping.is_some() {
             return;
         }
-        // A token that was given and is gone: a person has to give another. Without a pool nobody
-        // notices that a role is gone.
-        if world.session.needs_a_person() || !world.has_open_pools() {
+        // A token that was given and is gone: a person has to give another. Without a pool that
+        // is used nobody notices that a role is gone.
+        if world.session.needs_a_person() || !world.is_used() {
             return;
         }
         if waited > RECOVERY && world.stats.steps < STEPS {
-            return world.violate(Invariant::I6, format!("not served {waited:?} after the weather cleared up: {wrong}"));
+            return world.violate(
+                Invariant::I6,
+                format!("not served {waited:?} after the weather cleared up: {wrong}"),
+            );
         }
         if world.stats.steps >= STEPS {
             return;

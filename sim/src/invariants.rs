@@ -74,7 +74,8 @@ pub fn i1_swap_before_drain(world: &mut World, number: u64) {
 pub fn i2_handed_out_is_alive(world: &mut World, pool: usize, conn: Conn) {
     let now = world.clock();
     let Some(generation) = world.generations.get(&conn.generation).cloned() else {
-        return world.violate(I::I2, format!("hands out a connection of generation {}", conn.generation));
+        return world
+            .violate(I::I2, format!("hands out a connection of generation {}", conn.generation));
     };
     if conn.mark == Mark::Current {
         if generation.dead && conn.generation == world.published {
@@ -95,9 +96,14 @@ pub fn i2_handed_out_is_alive(world: &mut World, pool: usize, conn: Conn) {
     // A roll that the clock has not been read for ends at the next look.
     let latest = superseded.at + superseded.terms.grace / 8 + leasehold::clock::MAX_SLEEP;
     if now > latest {
-        world.violate(I::I2, format!("still rolls generation {number}, {:?} too late", now - latest));
+        world.violate(
+            I::I2,
+            format!("still rolls generation {number}, {:?} too late", now - latest),
+        );
     }
-    let end = (world.machine.logins()).find(|(_, l)| l.generation == Some(number)).and_then(|(_, l)| l.effective_end());
+    let end = (world.machine.logins())
+        .find(|(_, l)| l.generation == Some(number))
+        .and_then(|(_, l)| l.effective_end());
     if generation.leased && end.is_some_and(|end| end <= now) {
         world.violate(I::I2, format!("rolls generation {number}, whose lease is over"));
     }
@@ -123,14 +129,18 @@ pub fn i3_deadline_is_kept(world: &mut World, number: u64) {
     if let Some(due) = i3_deadline(world, number)
         && deadline < due
     {
-        world.violate(I::I3, format!("the drain of generation {number} ends {:?} early", due - deadline));
+        world.violate(
+            I::I3,
+            format!("the drain of generation {number} ends {:?} early", due - deadline),
+        );
     }
 }
 
 fn i3_deadline(world: &World, number: u64) -> Option<Time> {
     let superseded = world.generations.get(&number)?.superseded?;
     let oldest = world.drains.keys().next() == Some(&number);
-    let stages = world.machine.logins().filter(|(stage, _)| matches!(stage, Stage::Draining(_))).count();
+    let stages =
+        world.machine.logins().filter(|(stage, _)| matches!(stage, Stage::Draining(_))).count();
     if oldest && stages.max(world.drains.len()) >= policy::DRAINING_AT_ONCE {
         return None;
     }
@@ -181,8 +191,9 @@ pub fn i5_proven_then_swapped(world: &mut World, login: u64) {
         return;
     }
     // The machine has replaced it already, and drains it.
-    let old = (world.machine.logins())
-        .filter(|(stage, l)| matches!(stage, Stage::Draining(_)) && l.generation == Some(world.published));
+    let old = (world.machine.logins()).filter(|(stage, l)| {
+        matches!(stage, Stage::Draining(_)) && l.generation == Some(world.published)
+    });
     let old = old.map(|(_, l)| l.clone()).next();
     let urgent = old.is_none_or(|old| {
         let left = old.effective_end().map_or(Duration::MAX, |end| now.until(end));
@@ -200,7 +211,8 @@ pub fn i5_proven_then_swapped(world: &mut World, login: u64) {
 pub fn i6_distrusted_for_a_reason(world: &mut World, number: u64) {
     let told = world.generations.get(&number).is_some_and(|g| g.told_gone);
     if !told {
-        world.violate(I::I6, format!("gives up the connections of generation {number} for nothing"));
+        world
+            .violate(I::I6, format!("gives up the connections of generation {number} for nothing"));
     }
 }
 
@@ -212,12 +224,16 @@ pub fn i6_none_expires_in_calm(world: &mut World, number: u64) {
 }
 
 /// Whether the service is served as it should be.
-#[must_use]
+///
+/// # Errors
+/// What is wrong.
 pub fn i6_is_served(world: &World) -> Result<(), String> {
     let Some(generation) = world.generations.get(&world.published) else {
         return Err("there is no current login".to_owned());
     };
-    let Some((Stage::Current, login)) = world.machine.logins().find(|(_, l)| l.id == generation.login) else {
+    let Some((Stage::Current, login)) =
+        world.machine.logins().find(|(_, l)| l.id == generation.login)
+    else {
         return Err("the machine has no current login".to_owned());
     };
     if login.dead || login.lost || !login.proven {
@@ -251,14 +267,16 @@ pub fn i6_is_served(world: &World) -> Result<(), String> {
 /// any stretch of two refills a burst, what is refilled, one for each generation that did its work,
 /// and a burst for each time the source came back.
 pub fn i7_one_fetch(world: &mut World, now: Time) {
-    let waiting = world.unanswered.values().filter(|sent| now - **sent < policy::MINT_TIMEOUT).count();
+    let waiting =
+        world.unanswered.values().filter(|sent| now - **sent < policy::MINT_TIMEOUT).count();
     if waiting > policy::MINTS_IN_FLIGHT {
         world.violate(I::I7, format!("{waiting} requests to mint are in flight"));
     }
     if world.plan.source != Source::Dynamic {
         return;
     }
-    let refill = (world.shortest_ttl / 2).min(Duration::from_secs(30)).max(Duration::from_millis(500));
+    let refill =
+        (world.shortest_ttl / 2).min(Duration::from_secs(30)).max(Duration::from_millis(500));
     let stretch = refill * 2;
     let from = now.before(stretch);
     while world.mints.front().is_some_and(|at| *at < from) {
@@ -268,15 +286,17 @@ pub fn i7_one_fetch(world: &mut World, now: Time) {
         world.resets.pop_front();
     }
     // Those that followed a generation which did its work are free.
-    let worked = world.shortest_ttl / 8;
     let served = |g: &&crate::world::Generation| {
-        g.superseded.is_some_and(|s| s.at >= from && s.at - g.since >= worked)
+        g.superseded.is_some_and(|s| s.at >= from && (s.at - g.since) * 2 >= g.planned)
     };
     let free = 1 + world.generations.values().filter(served).count();
     let allowed = 2 + 2 + 1 + free + 3 * world.resets.len();
     if world.mints.len() > allowed {
         let mints = world.mints.len();
-        world.violate(I::I7, format!("{mints} requests to mint within {stretch:?}, {allowed} allowed"));
+        world.violate(
+            I::I7,
+            format!("{mints} requests to mint within {stretch:?}, {allowed} allowed"),
+        );
     }
 }
 
@@ -314,7 +334,10 @@ pub fn i7_every_credential_ends(world: &mut World, login: u64) {
     // know it by.
     if end > world.real + SLACK && !world.clock_forced {
         let left = world.real.until(end);
-        world.violate(I::I7, format!("forgets login {login}, whose lease lives for another {left:?}"));
+        world.violate(
+            I::I7,
+            format!("forgets login {login}, whose lease lives for another {left:?}"),
+        );
     }
 }
 
@@ -334,7 +357,10 @@ fn i8_and_i12_no_longer_than_the_server_says(world: &mut World) {
             continue;
         }
         let Some(held) = world.held.get(&login.id) else { continue };
-        let Some(lease) = held.lease.and_then(|lease| Some((lease, world.vault.lease(lease)?))) else { continue };
+        let Some(lease) = held.lease.and_then(|lease| Some((lease, world.vault.lease(lease)?)))
+        else {
+            continue;
+        };
         let (id, lease) = lease;
         if lease.state != LeaseState::Live || world.misled_at.is_some_and(|at| at >= lease.issued) {
             continue;
@@ -350,8 +376,11 @@ fn i8_and_i12_no_longer_than_the_server_says(world: &mut World) {
         {
             wrong = Some((I::I12, login.id, end, lease.ends));
         }
+        let token = world.vault.token(lease.token).map(|token| token.issued);
+        let misled = world.misled_at.zip(token).is_some_and(|(at, issued)| at >= issued);
         if let (Some(end), Some(server)) = (login.effective_end(), world.vault.effective_end(id))
             && told
+            && !misled
             && real(end) > server.since_start().as_nanos() as i128 + slack
         {
             wrong = Some((I::I8, login.id, end, server));
@@ -394,8 +423,15 @@ pub fn i9_the_report_is_exact(world: &mut World, tokens_left: &[TokenId]) {
         // Its own token's end, which the session reports, is its end too.
         let with_token = known.is_some_and(|known| tokens_left.contains(&known.token));
         match known {
-            Some(_) if !listed && !held.unsure && !with_token => wrong.push((*login, "is left, and not reported")),
-            None if listed && !over && !held.unsure && !world.is_request_open(*login) && !world.plan.token.is_own() => {
+            Some(_) if !listed && !held.unsure && !with_token => {
+                wrong.push((*login, "is left, and not reported"))
+            }
+            None if listed
+                && !over
+                && !held.unsure
+                && !world.is_request_open(*login)
+                && !world.plan.token.is_own() =>
+            {
                 wrong.push((*login, "is reported, and not there"));
             }
             _ => {}
@@ -415,7 +451,10 @@ fn i11_something_is_due(world: &mut World) {
     }
     let waits = !world.unanswered.is_empty() || world.is_anything_under_way();
     // A login without an end needs nothing until there is news.
-    let rests = world.plan.source != Source::Dynamic && world.published > 0 && !world.machine.is_rotating() && world.stopping.is_none();
+    let rests = world.plan.source != Source::Dynamic
+        && world.published > 0
+        && !world.machine.is_rotating()
+        && world.stopping.is_none();
     let lasting = world.machine.logins().all(|(_, l)| l.effective_end().is_none());
     if !(waits || rests || (lasting && world.published > 0 && world.stopping.is_none())) {
         world.violate(I::I11, "nothing is due, and nothing is under way".to_owned());

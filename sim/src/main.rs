@@ -45,6 +45,9 @@ struct Args {
     /// Explore every order of a bounded set of events in place of random histories.
     #[arg(long)]
     exhaustive: bool,
+    /// States to explore at most.
+    #[arg(long, default_value_t = Bounds::FULL.states)]
+    states: usize,
     /// Threads to run on.
     #[arg(long, default_value_t = 1)]
     threads: u64,
@@ -107,7 +110,7 @@ fn main() -> ExitCode {
         return mutations(args.seed);
     }
     if args.exhaustive {
-        return exhaustive();
+        return exhaustive(args.states);
     }
     let begun = Instant::now();
     let next = AtomicU64::new(0);
@@ -147,14 +150,20 @@ fn main() -> ExitCode {
 
 fn report(args: &Args, totals: &Totals, took: Duration) -> ExitCode {
     for (seed, violation) in totals.violations.iter().take(ENOUGH) {
-        println!("seed {seed}: {:?} at {:?}: {}", violation.invariant, violation.at, violation.message);
+        println!(
+            "seed {seed}: {:?} at {:?}: {}",
+            violation.invariant, violation.at, violation.message
+        );
     }
     if let Some((seed, violation)) = totals.violations.first() {
         explain(*seed, violation);
     }
     let years = totals.time / YEAR;
     let (histories, rotations) = (totals.histories, totals.rotations);
-    println!("{years:.1} years in {histories} histories with {rotations} rotations, seed {}", args.seed);
+    println!(
+        "{years:.1} years in {histories} histories with {rotations} rotations, seed {}",
+        args.seed
+    );
     println!("faults:");
     for (name, count) in &totals.faults {
         println!("  {count:>9}  {name}");
@@ -210,9 +219,9 @@ fn mutations(base: u64) -> ExitCode {
     ExitCode::from(u8::from(missed > 0))
 }
 
-fn exhaustive() -> ExitCode {
+fn exhaustive(states: usize) -> ExitCode {
     let begun = Instant::now();
-    let bounds = Bounds::FULL;
+    let bounds = Bounds { states, ..Bounds::FULL };
     let found = explore(bounds);
     println!("{bounds:?}");
     if let Some((path, violation)) = &found.violation {

@@ -284,7 +284,7 @@ impl Weather {
             2 => Self::Down(lasting),
             3 => Self::Sealed(lasting),
             4 => Self::Electing(lasting),
-            5 => Self::Throttled(lasting, (b % 2 == 0).then_some(u64::from(b % 60))),
+            5 => Self::Throttled(lasting, (b.is_multiple_of(2)).then_some(u64::from(b % 60))),
             6 => Self::PostgresRestart(lasting.min(Duration::from_secs(600))),
             7 => Self::PostgresFarFromVault(lasting),
             8 => Self::DropsRefused(lasting),
@@ -321,7 +321,8 @@ impl PoolPlan {
     fn decode(n: u32, ttl: u64) -> Self {
         // One that lags by half of a login's life is of no use with such logins.
         let most = (ttl as f64 / 8.0).min(5.0);
-        let lag = if n.is_multiple_of(3) { log_scale(part(n), 0.001, most) } else { Duration::ZERO };
+        let lag =
+            if n.is_multiple_of(3) { log_scale(part(n), 0.001, most) } else { Duration::ZERO };
         Self { aborts: n % 2 == 1, max: 1 + pick(n, 4) as usize, lag }
     }
 }
@@ -334,7 +335,8 @@ impl Plan {
         let head = proptest::collection::vec(0..FULL, HEAD);
         let weather = proptest::collection::vec((0..FULL, 0..FULL, 0..FULL, 0..FULL), 0..24);
         let fates = proptest::collection::vec(0..FULL, 0..100);
-        (head, weather, fates, any::<u64>()).prop_map(|(h, w, f, seed)| Self::decode(&h, &w, &f, seed))
+        (head, weather, fates, any::<u64>())
+            .prop_map(|(h, w, f, seed)| Self::decode(&h, &w, &f, seed))
     }
 
     fn decode(h: &[u32], weather: &[(u32, u32, u32, u32)], fates: &[u32], seed: u64) -> Self {
@@ -342,7 +344,7 @@ impl Plan {
         let ttl = log_scale(part(h[0]), 4.0, 604_800.0).as_secs();
         let source = match pick(h[1], 5) {
             0..=3 => Source::Dynamic,
-            _ => Source::Static { tells_ttl: h[1] % 2 == 0 },
+            _ => Source::Static { tells_ttl: h[1].is_multiple_of(2) },
         };
         let max_ttl = (ttl as f64 * (1.0 + 12.0 * part(h[2]).powi(2))) as u64;
         let token = match pick(h[3], 10) {
@@ -356,7 +358,9 @@ impl Plan {
         let token_max_ttl = token_ttl + (token_ttl as f64 * 10.0 * part(h[5])) as u64;
         let grace = (pick(h[6], 4) == 3).then(|| log_scale(part(h[7]), 0.5, 120.0));
         let roll = (pick(h[8], 4) == 3).then(|| log_scale(part(h[9]), 0.01, 10.0));
-        let pools = (0..pick(h[10], 4)).map(|i| PoolPlan::decode(h[11 + i as usize], ttl.min(token_ttl))).collect();
+        let pools = (0..pick(h[10], 4))
+            .map(|i| PoolPlan::decode(h[11 + i as usize], ttl.min(token_ttl)))
+            .collect();
         let lives = 2.0 + 9.0 * part(h[14]);
         let storm = Duration::from_secs_f64(ttl as f64 * lives);
         let fair = pick(h[15], 10) == 9;
@@ -374,7 +378,8 @@ impl Plan {
         let fates = fates.iter().filter(|_| !fair).map(|n| Fate::decode(*n)).collect();
         let shutdown = (pick(h[16], 3) == 2)
             .then(|| storm.mul_f64(f64::from(h[16] % 1000) / 1000.0).max(Duration::from_millis(1)));
-        let drain = if h[17] == 0 { Duration::from_secs(10) } else { log_scale(part(h[17]), 0.01, 60.0) };
+        let drain =
+            if h[17] == 0 { Duration::from_secs(10) } else { log_scale(part(h[17]), 0.01, 60.0) };
         Self {
             seed,
             source,

@@ -52,9 +52,11 @@ fn error(refusal: Refusal) -> SourceError {
 
 fn backoff(failures: u32, kind: ErrorKind) -> Duration {
     if kind.is_transient() {
-        (Duration::from_millis(100) * 2u32.saturating_pow(failures.min(10))).min(Duration::from_secs(30))
+        (Duration::from_millis(100) * 2u32.saturating_pow(failures.min(10)))
+            .min(Duration::from_secs(30))
     } else {
-        (Duration::from_secs(30) * 2u32.saturating_pow(failures.min(4))).min(Duration::from_secs(300))
+        (Duration::from_secs(30) * 2u32.saturating_pow(failures.min(4)))
+            .min(Duration::from_secs(300))
     }
 }
 
@@ -103,7 +105,9 @@ impl Session {
     }
 
     fn wants_login(&self) -> bool {
-        self.repeatable() && self.current > 0 && self.epochs.get(&self.current).is_none_or(|e| e.dead || e.spent)
+        self.repeatable()
+            && self.current > 0
+            && self.epochs.get(&self.current).is_none_or(|e| e.dead || e.spent)
     }
 
     /// Does what is due. `real` is the server's time, `now` the client's.
@@ -133,7 +137,8 @@ impl Session {
             let _ = self.log_in(vault, real, now);
         }
         let current = self.current;
-        self.epochs.retain(|number, e| *number == current || e.holds > 0 || !(e.dead || e.finished));
+        self.epochs
+            .retain(|number, e| *number == current || e.holds > 0 || !(e.dead || e.finished));
     }
 
     fn renew(&mut self, vault: &mut Vault, real: Time, now: Time, number: u32) {
@@ -172,7 +177,8 @@ impl Session {
                     } else {
                         epoch.spent = left < Duration::from_secs(epoch.increment) / 4;
                     }
-                    let wait = backoff(epoch.failures, kind).min((left / 2).max(Duration::from_millis(50)));
+                    let wait = backoff(epoch.failures, kind)
+                        .min((left / 2).max(Duration::from_millis(50)));
                     epoch.act_at = Some(now + wait);
                 }
             }
@@ -253,7 +259,8 @@ impl Session {
         now: Time,
         fresh: bool,
     ) -> Result<u32, SourceError> {
-        let good = (self.epochs.get(&self.current)).is_some_and(|e| !e.dead && (!fresh || !e.spent || !self.repeatable()));
+        let good = (self.epochs.get(&self.current))
+            .is_some_and(|e| !e.dead && (!fresh || !e.spent || !self.repeatable()));
         if good {
             return Ok(self.current);
         }
@@ -269,7 +276,11 @@ impl Session {
         }
         self.log_in(vault, real, now).map_err(|e| {
             // At the start it is said as it is.
-            if e.is_transient() || self.current == 0 { e } else { SourceError::new(ErrorKind::TokenLost, "login refused") }
+            if e.is_transient() || self.current == 0 {
+                e
+            } else {
+                SourceError::new(ErrorKind::TokenLost, "login refused")
+            }
         })
     }
 

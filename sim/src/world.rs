@@ -71,6 +71,8 @@ pub struct Generation {
     pub told_gone: bool,
     /// When it became current.
     pub since: Time,
+    /// How long it was to serve at the least, by what its lease, its token and the leeway left.
+    pub planned: Duration,
     /// The terms at the swap that superseded it.
     pub superseded: Option<Superseded>,
     /// How its drain ended.
@@ -124,6 +126,7 @@ pub struct DrainTask {
 
 /// A request on its way.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)] // the fields are those of the actions
 pub enum Call {
     /// For a credential.
     Issue { attempt: u64, sent: Time },
@@ -289,7 +292,8 @@ impl World {
         };
         let start = Time::from_start(Duration::from_secs(1));
         let mut fold = Fold::new(SystemTime::UNIX_EPOCH + WALL);
-        let now = fold.read(Duration::from_secs(1), SystemTime::UNIX_EPOCH + WALL + Duration::from_secs(1));
+        let now = fold
+            .read(Duration::from_secs(1), SystemTime::UNIX_EPOCH + WALL + Duration::from_secs(1));
         let policy = Policy { grace: plan.grace, roll: plan.roll };
         let mut world = Self {
             rng: fastrand::Rng::with_seed(plan.seed),
@@ -598,19 +602,24 @@ impl World {
             })
     }
 
-    pub(crate) fn is_connected(&self) -> bool {
-        self.pools.iter().all(|pool| pool.closed || !pool.conns.is_empty())
+    /// Somebody can come to a pool and get a connection, or dial one.
+    pub(crate) fn is_used(&self) -> bool {
+        let kept = |c: &&crate::pool::Conn| c.state == crate::pool::State::Borrowed(None);
+        self.pools.iter().any(|p| !p.closed && p.conns.iter().filter(kept).count() < p.max)
     }
 
-    pub(crate) fn has_open_pools(&self) -> bool {
-        self.pools.iter().any(|pool| !pool.closed)
+    pub(crate) fn is_connected(&self) -> bool {
+        self.pools.iter().all(|pool| pool.closed || !pool.conns.is_empty())
     }
 
     /// Some answer will come by itself.
     pub(crate) fn is_anything_under_way(&self) -> bool {
         !self.pending.is_empty()
             || !self.drains.is_empty()
-            || self.queue.iter().any(|s| matches!(s.what, Ev::Arrive(..) | Ev::Minted(..) | Ev::Input(_)))
+            || self
+                .queue
+                .iter()
+                .any(|s| matches!(s.what, Ev::Arrive(..) | Ev::Minted(..) | Ev::Input(_)))
     }
 
     /// As the owner does.
@@ -642,7 +651,12 @@ impl World {
     pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
         if self.stats.trace.is_some() {
             let now = self.believed();
-            let line = format!("{:>14.3} {:>14.3}  {}", self.real.since_start().as_secs_f64(), now.since_start().as_secs_f64(), line());
+            let line = format!(
+                "{:>14.3} {:>14.3}  {}",
+                self.real.since_start().as_secs_f64(),
+                now.since_start().as_secs_f64(),
+                line()
+            );
             if let Some(trace) = &mut self.stats.trace {
                 trace.push_back(line);
                 if trace.len() > 4000 {
@@ -659,7 +673,11 @@ impl World {
         }
     }
 
-    pub(crate) fn minted_input(&self, issued: &Issued, state: Option<leasehold::ParentState>) -> Minted {
+    pub(crate) fn minted_input(
+        &self,
+        issued: &Issued,
+        state: Option<leasehold::ParentState>,
+    ) -> Minted {
         let unchanged = match issued.held.secret {
             Secret::Password(_) => (self.generations.get(&self.published))
                 .is_some_and(|g| g.secret == issued.held.secret && !g.dead),

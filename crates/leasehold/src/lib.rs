@@ -74,7 +74,7 @@ pub mod clock;
 mod credential;
 mod event;
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
-#[cfg_attr(feature = "simulation", allow(missing_docs))]
+#[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
 mod fold;
 mod generation;
 mod health;
@@ -82,7 +82,7 @@ pub mod hook;
 #[macro_use]
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
-#[cfg_attr(feature = "simulation", allow(missing_docs))]
+#[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
 mod machine;
 mod once;
 mod provider;

@@ -67,7 +67,7 @@ pub(crate) struct Pools {
 /// What a reader noticed about a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
-#[cfg_attr(feature = "simulation", allow(missing_docs))]
+#[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
 pub struct Observed {
     pub generation: u64,
     pub what: Observation,

@@ -42,7 +42,10 @@ impl World {
                 if error.kind() == ErrorKind::LeaseLost && *attempt != SOFT_REVOKE =>
             {
                 let of_it = self.generations.values_mut().find(|g| g.login == *login);
-                let waits = self.machine.logins().any(|(_, l)| l.id == *login && l.renewal.in_flight == Some(*attempt));
+                let waits = self
+                    .machine
+                    .logins()
+                    .any(|(_, l)| l.id == *login && l.renewal.in_flight == Some(*attempt));
                 if let Some(generation) = of_it.filter(|_| waits) {
                     generation.told_gone = true;
                 }
@@ -96,7 +99,8 @@ impl World {
                 if let (Some(known), Some(terms)) = (self.generations.get_mut(&generation), terms) {
                     known.superseded = Some(Superseded { at: now, terms, gone: known.told_gone });
                 }
-                let tasks = self.pools.iter().map(|p| DrainTask { pool: p.id, rolled: false, done: false });
+                let tasks =
+                    self.pools.iter().map(|p| DrainTask { pool: p.id, rolled: false, done: false });
                 let tasks = tasks.collect();
                 let drain = Drain { roll_until, deadline, lease_end, tasks, left: 0, late: false };
                 self.drains.insert(generation, drain);
@@ -109,17 +113,24 @@ impl World {
                     invariants::i3_deadline_is_kept(self, generation);
                 }
             }
-            Action::Renew { login, attempt, increment } => self.send_renewal(login, attempt, increment),
+            Action::Renew { login, attempt, increment } => {
+                self.send_renewal(login, attempt, increment)
+            }
             Action::Revoke { login, how } => {
                 invariants::i4_drained_then_revoked(self, login);
                 match how {
-                    Revocation::Soft => self.send_renewal(login, SOFT_REVOKE, Duration::from_secs(1)),
+                    Revocation::Soft => {
+                        self.send_renewal(login, SOFT_REVOKE, Duration::from_secs(1))
+                    }
                     Revocation::Mode(mode) => {
                         let queued = mode == RevokeMode::Queued;
                         let lease = self.held.get(&login).and_then(|held| held.lease);
                         match lease {
                             Some(lease) => self.send(Call::Revoke { login, lease, queued }),
-                            None => self.violate(invariants::Invariant::I7, format!("revokes login {login}, which is not held or has no lease")),
+                            None => self.violate(
+                                invariants::Invariant::I7,
+                                format!("revokes login {login}, which is not held or has no lease"),
+                            ),
                         }
                     }
                 }
@@ -151,7 +162,10 @@ impl World {
             }
             Action::ClosePools => {
                 if self.stopping.is_none() {
-                    self.violate(invariants::Invariant::I6, "closes the pools with no shutdown".to_owned());
+                    self.violate(
+                        invariants::Invariant::I6,
+                        "closes the pools with no shutdown".to_owned(),
+                    );
                 }
                 self.pools_closed = true;
                 self.watching = false;
@@ -184,7 +198,10 @@ impl World {
         let sent = self.believed();
         match self.held.get(&login).and_then(|held| held.lease) {
             Some(lease) => self.send(Call::Renew { login, lease, attempt, sent, increment }),
-            None => self.violate(invariants::Invariant::I7, format!("renews login {login}, which is not held or has no lease")),
+            None => self.violate(
+                invariants::Invariant::I7,
+                format!("renews login {login}, which is not held or has no lease"),
+            ),
         }
     }
 
@@ -193,15 +210,25 @@ impl World {
         invariants::i1_numbers_rise(self, number);
         invariants::i5_proven_then_swapped(self, login);
         let Some(held) = self.held.get(&login) else {
-            return self.violate(invariants::Invariant::I5, format!("publishes login {login}, which is not held"));
+            return self.violate(
+                invariants::Invariant::I5,
+                format!("publishes login {login}, which is not held"),
+            );
         };
+        let now = self.believed();
+        let planned =
+            self.machine.logins().find(|(_, l)| l.id == login).map_or(Duration::ZERO, |(_, l)| {
+                let life = l.effective_end().map_or(Duration::ZERO, |end| now.until(end));
+                life.saturating_sub(l.terms.leeway).max(life / 4)
+            });
         let generation = Generation {
             login,
             secret: held.secret,
             leased: held.lease.is_some(),
             dead: false,
             told_gone: false,
-            since: self.believed(),
+            since: now,
+            planned,
             superseded: None,
             drained: None,
         };
@@ -231,7 +258,10 @@ impl World {
 
     fn drop_held(&mut self, login: u64) {
         let Some(held) = self.held.remove(&login) else {
-            return self.violate(invariants::Invariant::I7, format!("forgets login {login}, which is not held"));
+            return self.violate(
+                invariants::Invariant::I7,
+                format!("forgets login {login}, which is not held"),
+            );
         };
         self.proofs.remove(&login);
         if let Some(epoch) = held.epoch {
@@ -251,7 +281,10 @@ impl World {
         let left = self.session.close(&mut self.vault, self.real, now);
         let gone: Vec<String> = (self.held.values())
             .filter(|held| {
-                held.epoch.and_then(|e| self.session.state(e)).and_then(|s| s.ends).is_some_and(|ends| ends <= now)
+                held.epoch
+                    .and_then(|e| self.session.state(e))
+                    .and_then(|s| s.ends)
+                    .is_some_and(|ends| ends <= now)
             })
             .map(super::Held::username)
             .collect();
@@ -262,5 +295,4 @@ impl World {
         self.finished = Some(remains);
         invariants::i9_the_report_is_exact(self, &left);
     }
-
 }

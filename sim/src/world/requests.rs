@@ -207,7 +207,11 @@ impl World {
         crate::invariants::i4_drained_then_revoked(self, login);
         let (real, now) = (self.real, self.clock());
         let done = self.session.call(&mut self.vault, real, now, false, |vault, token| {
-            if queued { vault.revoke_queued(real, token, lease) } else { vault.revoke(real, token, lease) }
+            if queued {
+                vault.revoke_queued(real, token, lease)
+            } else {
+                vault.revoke(real, token, lease)
+            }
         });
         done.map(|_| ())
     }
@@ -235,7 +239,8 @@ impl World {
     pub(crate) fn minted(&mut self, attempt: u64, sent: Time, result: Result<Issued, SourceError>) {
         self.unanswered.remove(&attempt);
         self.watches += 1;
-        self.watching = self.stopping.is_none() && matches!(self.plan.source, Source::Static { .. });
+        self.watching =
+            self.stopping.is_none() && matches!(self.plan.source, Source::Static { .. });
         let result = match result {
             Ok(issued) => {
                 if let Secret::Password(seen) = issued.held.secret {

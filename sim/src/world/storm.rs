@@ -70,7 +70,10 @@ impl World {
             Weather::RoleDeleted(d) => self.windows.role = self.lasts(d),
             Weather::AppRoleDeleted(d) => self.windows.app_role = self.lasts(d),
             Weather::RoleChanged(per_cent) => self.windows.per_cent = per_cent,
-            Weather::LeaseRevoked | Weather::LeaseForced | Weather::TokenRevoked | Weather::RoleDropped => {
+            Weather::LeaseRevoked
+            | Weather::LeaseForced
+            | Weather::TokenRevoked
+            | Weather::RoleDropped => {
                 self.meddle(weather);
             }
             Weather::Forward(d) => {

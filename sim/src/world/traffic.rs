@@ -14,7 +14,11 @@ use crate::postgres::{Dial, Postgres, Secret};
 
 impl World {
     pub(crate) fn attach(&mut self, plan: PoolPlan) {
-        if self.published == 0 || self.pools_closed || self.finished.is_some() || self.pools.len() >= 5 {
+        if self.published == 0
+            || self.pools_closed
+            || self.finished.is_some()
+            || self.pools.len() >= 5
+        {
             return;
         }
         self.pool_ids += 1;
@@ -51,7 +55,9 @@ impl World {
             if let Some(place) = pool.conns.iter().position(ready) {
                 let conn = pool.conns[place];
                 invariants::i2_handed_out_is_alive(self, at, conn);
-                let gone = self.secret(conn.generation).is_some_and(|s| !Postgres::role_is_there(&self.vault, s));
+                let gone = self
+                    .secret(conn.generation)
+                    .is_some_and(|s| !Postgres::role_is_there(&self.vault, s));
                 if gone {
                     // Its borrower's first query fails, and the sample tells why.
                     seen.push((conn.generation, Observation::SessionRevoked, false));

@@ -34,12 +34,10 @@ use crate::hook::Holder;
 use crate::provider::{Observation, Observed};
 use crate::source::{ErrorKind, RevokeMode, SourceError};
 
-#[cfg(feature = "simulation")]
-pub use login::Renewal;
 pub use login::{Login, LoginId, Minted};
+use policy::Limiter;
 pub use policy::Policy;
 pub use policy::SOFT_REVOKE;
-use policy::Limiter;
 pub use policy::Terms;
 use retire::{Draining, Retiring};
 use rotation::{Mint, Rotation};
