@@ -22,6 +22,8 @@ use tokio::runtime::Runtime;
 struct Input<'a> {
     auth: u8,
     uses: [u8; 4],
+    /// So many questions are answered as they should be first, and all after these.
+    first: u8,
     answers: Vec<Answer<'a>>,
 }
 
@@ -73,6 +75,8 @@ struct Scripted {
     body: Make,
     framing: u8,
     splice: Option<(u16, u8, [u8; 3])>,
+    /// The client knows where it ends, so that there can be another on the connection.
+    ends: bool,
 }
 
 enum Make {
@@ -85,7 +89,8 @@ enum Make {
 struct Script {
     /// Which input it is of: what an earlier one left running is not answered.
     number: u64,
-    answers: std::collections::VecDeque<Scripted>,
+    /// `None` is as it should be, as is all that comes after these.
+    answers: std::collections::VecDeque<Option<Scripted>>,
 }
 
 struct World {
@@ -159,9 +164,10 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>, places: (Strin
             request.split(['/', ' ']).nth(2).and_then(|n| n.parse().ok()).unwrap_or(0);
         let answer = {
             let mut script = script.lock().unwrap_or_else(PoisonError::into_inner);
-            if script.number == number { script.answers.pop_front() } else { None }
+            (script.number == number).then(|| script.answers.pop_front().flatten())
         };
         let Some(answer) = answer else { return };
+        let answer = answer.unwrap_or_else(Scripted::fine);
         let (bytes, goes_on) = answer.bytes(&request, &places);
         if stream.write_all(&bytes).await.is_err() || !goes_on {
             return;
@@ -211,7 +217,16 @@ impl Scripted {
             Body::Raw(bytes) => Make::Bytes(bytes.to_vec()),
             Body::Long(times) => Make::Bytes(b"{\"x\":1} ".repeat(usize::from(*times) / 4)),
         };
-        Self { head, body, framing: answer.framing, splice: answer.splice }
+        let status = STATUS[usize::from(answer.status) % STATUS.len()];
+        let ends = answer.headers.is_empty() && answer.framing % 6 < 2 && status >= 200;
+        Self { head, body, framing: answer.framing, splice: answer.splice, ends }
+    }
+
+    /// As it should be.
+    fn fine() -> Self {
+        let (seconds, name) = (3600, "app".to_owned());
+        let body = Make::Right { seconds, name, uses: 0, renewable: true };
+        Self { head: "200 It\r\n".to_owned(), body, framing: 0, splice: None, ends: true }
     }
 
     /// All that is sent, and whether the connection stays.
@@ -225,7 +240,7 @@ impl Scripted {
                 let said: Vec<_> = request.split(['\r', '\n', '"']).collect();
                 // Whole: what is cut in two is not what was sent.
                 let body = serde_json::json!({ "errors": said }).to_string().into_bytes();
-                return (framed(&self.head, &body, 0), true);
+                return (framed(&self.head, &body, 0), self.ends);
             }
         };
         if let Some((from, cut, other)) = self.splice {
@@ -235,7 +250,7 @@ impl Scripted {
             body.splice(from..to, other);
         }
         let head = self.head.replace("$at", at).replace("$else", elsewhere);
-        (framed(&head, &body, self.framing), self.framing % 6 < 2)
+        (framed(&head, &body, self.framing), self.ends)
     }
 }
 
@@ -310,7 +325,9 @@ fuzz_target!(|data: &[u8]| {
         let number = {
             let mut script = world.script.lock().unwrap_or_else(PoisonError::into_inner);
             script.number += 1;
-            script.answers = input.answers.iter().take(24).map(Scripted::new).collect();
+            let first = (0..input.first % 12).map(|_| None);
+            let then = input.answers.iter().take(24).map(|answer| Some(Scripted::new(answer)));
+            script.answers = first.chain(then).collect();
             script.number
         };
         let config = VaultConfig::new(format!("http://{}/{number}", world.at))
