@@ -248,8 +248,6 @@ async fn judge(
     report: Option<ShutdownReport>,
 ) -> Result<Outcome, AnyError> {
     let clean = report.as_ref().is_none_or(ShutdownReport::is_clean);
-    // What the report calls clean is clean now, but for leases that go with their token, which
-    // the server revokes in its own time, and for those of a mint whose answer was lost.
     let left_at_once = scene.db.logins().await?;
     eventually("no lease and no login is left", LONG, async || {
         Ok(scene.db.lease_count().await? == 0 && scene.db.logins().await?.is_empty())
@@ -304,7 +302,7 @@ async fn start(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError
             let again = Chronicle::silent();
             timeout(LONG, async {
                 loop {
-                    match service_again(scene, &again, &lookout).await {
+                    match service(scene, &again, &lookout).await {
                         Ok(service) => return service,
                         Err(e) => chronicle.note(format!("and again: {}", chain(&*e))),
                     }
@@ -324,12 +322,4 @@ async fn start(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError
     let mut outcome = judge(scene, chronicle, ops, fault, Some(report)).await?;
     outcome.start(refusal);
     Ok(outcome)
-}
-
-async fn service_again(
-    scene: &Scene,
-    chronicle: &Chronicle,
-    lookout: &Lookout,
-) -> Result<Service, AnyError> {
-    service(scene, chronicle, lookout).await
 }

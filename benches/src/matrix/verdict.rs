@@ -167,8 +167,8 @@ fn judge_report(seen: &Seen<'_>, report: &ShutdownReport, out: &mut Outcome) {
     if !report.is_clean() {
         out.remains = Some(report.to_string());
     }
-    // A login whose answer was lost is known to nobody here.
-    if seen.cell.fault.loses_answers() {
+    // A login whose answer was lost is known to nobody here. In a shutdown nobody asks for one.
+    if seen.cell.fault.loses_answers() && seen.cell.phase != Phase::Shutdown {
         return;
     }
     let unanswered = report.remains.iter().any(|r| r.username.is_none());
