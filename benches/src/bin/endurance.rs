@@ -24,6 +24,9 @@ use tokio_postgres::NoTls;
 /// How often memory and tasks are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// For what may take long on a machine that does too much at once.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Very many rotations in one process, and what its memory and tasks do.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo endurance --")]
@@ -35,8 +38,12 @@ struct Args {
     #[arg(long, default_value_t = 40)]
     providers: usize,
     /// TTL and maximum TTL of the role, in seconds.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 40)]
     ttl: u64,
+    /// Each provider rotates this often, in seconds: what is left of the TTL is grace, so that a
+    /// machine that is too slow for it is late, and loses no lease.
+    #[arg(long, default_value_t = 3)]
+    every: u64,
     /// Milliseconds from one query to the next, on each pool.
     #[arg(long, default_value_t = 100)]
     pace_ms: u64,
@@ -127,12 +134,16 @@ async fn endure(args: &Args) -> Result<Report, AnyError> {
     for (lane, source) in sources.into_iter().enumerate() {
         let (db, tally) = (db.clone(), tally.clone());
         let pace = Duration::from_millis(args.pace_ms.max(1));
-        let grace = ttl / 8;
+        // What a leeway is: the grace, a tenth of the TTL (5 s at most), and a second.
+        let every = Duration::from_secs(args.every);
+        let rest = every + (ttl / 10).min(Duration::from_secs(5)) + Duration::from_secs(1);
+        let grace = ttl.checked_sub(rest).ok_or("give a longer --ttl, or rotate more often")?;
         // Spread out, or all of them rotate in the same instant for ever.
-        let late = ttl.mul_f64(lane as f64 / args.providers as f64);
+        let late = every.mul_f64(lane as f64 / args.providers as f64);
         lanes.spawn(async move {
             tokio::time::sleep(late).await;
-            serve(Rotator::builder(source).grace(grace), &db, &tally, pace).await
+            let builder = Rotator::builder(source).grace(grace).roll(Duration::from_millis(200));
+            serve(builder.start_timeout(PATIENCE), &db, &tally, pace).await
         });
     }
 
@@ -226,10 +237,11 @@ async fn serve(
     let provider = rotator.provider();
     let base = PgConnectOptions::new_without_pgpass();
     let base = base.host(db.pg_host()).port(db.pg_port()).database(db.name());
-    let options = PgPoolOptions::new().max_connections(2);
-    let sqlx = leasehold_sqlx::connect(&provider, options, base).await?;
-    let deadpool =
-        leasehold_deadpool::connect(&provider, db.pg_config(), NoTls, |b| b.max_size(2)).await?;
+    let options = PgPoolOptions::new().max_connections(2).acquire_timeout(PATIENCE);
+    let sqlx = leasehold_sqlx::Installer::new().connect_timeout(PATIENCE);
+    let sqlx = sqlx.connect(&provider, options, base).await?;
+    let deadpool = leasehold_deadpool::Installer::new().connect_timeout(PATIENCE);
+    let deadpool = deadpool.connect(&provider, db.pg_config(), NoTls, |b| b.max_size(2)).await?;
     const SQL: &str = "SELECT v FROM accounts WHERE id = 1";
     while !tally.over.load(Ordering::Relaxed) {
         let by_sqlx = sqlx::query(SQL).fetch_one(&sqlx).await.map(drop).map_err(AnyError::from);

@@ -120,7 +120,7 @@ impl Installer {
     }
 
     /// Builds a pool on the current login and opens its first connection. `base` says everything
-    /// but user name and password, which are replaced.
+    /// but user name and password, which are replaced. Dropping the future closes the pool.
     ///
     /// # Errors
     /// [`Error::LoginRefused`], [`Error::ProbeFailed`], [`Error::Unreachable`] after the pool's
@@ -134,6 +134,7 @@ impl Installer {
         let (hooks, options) = self.hooks(provider, options);
         let managed = hooks.build(options, base)?;
         let pool = managed.pool().clone();
+        let unwanted = CloseOnDrop(Some(pool.clone()));
         // The pool first: it waits for a server that is just starting.
         let first = ours::take_one(&pool).await;
         let generation = provider.current().clone();
@@ -147,6 +148,7 @@ impl Installer {
             pool.close().await;
             return Err(Error::connect(leasehold::hook::ManagedPool::name(&*managed), error));
         }
+        unwanted.keep();
         Ok(pool)
     }
 
@@ -190,6 +192,28 @@ impl Installer {
         let setup =
             Setup { name: self.name, probe: self.probe, connect_timeout: self.connect_timeout };
         (Hooks::new(shared, setup), options)
+    }
+}
+
+/// A pool that nobody has yet. The provider holds it until it is closed, so that dropping
+/// [`Installer::connect`] has to do that.
+struct CloseOnDrop(Option<PgPool>);
+
+impl CloseOnDrop {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            // The first half of `close` runs in the call itself.
+            drop(pool.close());
+            runtime.spawn(async move { pool.close().await });
+        }
     }
 }
 

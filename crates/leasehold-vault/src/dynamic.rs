@@ -1,10 +1,14 @@
 //! Logins of a dynamic role: each read of `MOUNT/creds/ROLE` makes one.
 
 use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use leasehold::{Credential, CredentialSource, ErrorKind, Issued, Lease, RevokeMode, SourceError};
+use leasehold::{
+    Credential, CredentialSource, ErrorKind, Issued, Lease, RevokeMode, SourceError, to_its_end,
+};
 use tracing::{debug, warn};
 use vaultrs::api::database::requests::GenerateCredentialsRequest;
 
@@ -17,32 +21,36 @@ use crate::session::Session;
 ///
 /// Made by [`Session::dynamic_role`].
 pub struct DynamicRole {
+    role: Arc<Role>,
+    teller: Teller,
+    closed: AtomicBool,
+}
+
+/// What a request to mint takes along: it runs to its end whatever becomes of the source.
+struct Role {
     session: Session,
     mount: String,
     role: String,
     path: String,
-    teller: Teller,
-    closed: AtomicBool,
 }
 
 impl DynamicRole {
     pub(crate) fn new(session: Session, mount: &str, role: &str) -> Self {
         let (mount, role) = (mount.trim_matches('/'), role.trim_matches('/'));
         session.source_made();
-        Self {
+        let role = Role {
             session,
             path: format!("{mount}/creds/{role}"),
             mount: mount.to_owned(),
             role: role.to_owned(),
-            teller: Teller::default(),
-            closed: AtomicBool::new(false),
-        }
+        };
+        Self { role: Arc::new(role), teller: Teller::default(), closed: AtomicBool::new(false) }
     }
 
     /// The session it works through.
     #[must_use]
     pub fn session(&self) -> &Session {
-        &self.session
+        &self.role.session
     }
 
     /// Which of the rights that are needed the policy does not give now, by one request. Empty:
@@ -57,22 +65,25 @@ impl DynamicRole {
     /// The question could not be put, or its answer not be understood. Not to be allowed to ask is
     /// no error: the right to ask is then what is missing.
     pub async fn privileges(&self) -> Result<Vec<Missing>, SourceError> {
-        privileges::missing(&self.session, self.needs()).await
+        privileges::missing(self.session(), self.needs()).await
     }
 
     fn needs(&self) -> Vec<Need> {
-        let issue = Need::read(&self.path, "no login can be issued");
+        let issue = Need::read(&self.role.path, "no login can be issued");
         std::iter::once(issue).chain(Need::leases()).collect()
     }
 }
 
 /// What a mint at `path` brought. An answer that makes no credential may still have made a lease:
-/// it is given back to the `source`.
-pub(crate) async fn minted(
-    source: &impl CredentialSource,
+/// it is given back by `revoke`.
+pub(crate) async fn minted<F>(
     path: &str,
     reply: CredsReply,
-) -> Result<(Credential, Lease), SourceError> {
+    revoke: impl FnOnce(Lease) -> F,
+) -> Result<(Credential, Lease), SourceError>
+where
+    F: Future<Output = Result<(), SourceError>>,
+{
     let ttl = Duration::from_secs(reply.lease_duration.unwrap_or(0));
     let lease = reply.lease_id.filter(|id| !id.is_empty()).map(|id| Lease::renewable(id, ttl));
     let login = reply.data.and_then(|data| data.username.zip(data.password));
@@ -84,7 +95,7 @@ pub(crate) async fn minted(
             return Ok((credential, lease));
         }
         (Some(lease), login) => {
-            if let Err(e) = source.revoke(&lease, RevokeMode::Queued).await {
+            if let Err(e) = revoke(lease).await {
                 warn!(role = path, error = %e, "a lease that came with an unusable answer stays");
             }
             match login {
@@ -97,13 +108,8 @@ pub(crate) async fn minted(
     Err(malformed(Op::Issue, path, problem))
 }
 
-impl CredentialSource for DynamicRole {
-    async fn issue(&self) -> Result<Issued, SourceError> {
-        if self.mount.is_empty() || self.role.is_empty() {
-            let message = "a dynamic role needs a mount and a role, and one of them is empty";
-            return Err(SourceError::new(ErrorKind::NotFound, message));
-        }
-        self.teller.tell_once(&self.session, &self.path, self.needs());
+impl Role {
+    async fn mint(&self) -> Result<Issued, SourceError> {
         let api = self.session.api();
         let call = async |token| {
             let request =
@@ -112,25 +118,22 @@ impl CredentialSource for DynamicRole {
             api.json(Op::Issue, &self.path, request, Some(&token), timeout).await
         };
         let (reply, hold): (CredsReply, _) = self.session.issue_with(call).await?;
-        let (credential, lease) = minted(self, &self.path, reply).await?;
+        let revoke = async |lease: Lease| self.revoke(&lease, RevokeMode::Queued).await;
+        let (credential, lease) = minted(&self.path, reply, revoke).await?;
         let (username, login) = (credential.username(), hold.epoch().number);
         debug!(role = %self.path, username, ttl = ?lease.ttl, login, "credential issued");
         Ok(Issued::new(credential, lease).with_parent(hold.into_parent()))
     }
 
-    async fn renew(&self, lease: &Lease, increment: Duration) -> Result<Duration, SourceError> {
-        let Some(id) = &lease.id else {
-            let message = format!("renewing a lease of {}: it has no id", self.path);
-            return Err(SourceError::new(ErrorKind::NotRenewable, message));
-        };
-        let api = self.session.api();
-        let call = async |token| {
-            let request = RenewLease { lease_id: id.clone(), increment: whole_seconds(increment) };
-            let timeout = api.request_timeout;
-            api.json(Op::Renew, &self.path, request, Some(&token), timeout).await
-        };
-        let reply: LeaseReply = self.session.manage_with(call).await?;
-        Ok(Duration::from_secs(reply.lease_duration))
+    /// A login that nobody waits for any more.
+    async fn give_back(&self, issued: Issued) {
+        let username = issued.credential.username();
+        match self.revoke(&issued.lease, RevokeMode::Sync).await {
+            Ok(()) => debug!(role = %self.path, username, "a login that came late was revoked"),
+            Err(e) => {
+                warn!(role = %self.path, username, error = %e, "a login that came late stays")
+            }
+        }
     }
 
     async fn revoke(&self, lease: &Lease, mode: RevokeMode) -> Result<(), SourceError> {
@@ -150,17 +153,51 @@ impl CredentialSource for DynamicRole {
             result => result,
         }
     }
+}
+
+impl CredentialSource for DynamicRole {
+    /// Cancel safe: the request runs to its end all the same, and what it brings is revoked.
+    async fn issue(&self) -> Result<Issued, SourceError> {
+        let role = &self.role;
+        if role.mount.is_empty() || role.role.is_empty() {
+            let message = "a dynamic role needs a mount and a role, and one of them is empty";
+            return Err(SourceError::new(ErrorKind::NotFound, message));
+        }
+        self.teller.tell_once(&role.session, &role.path, self.needs());
+        let (mint, late) = (role.clone(), role.clone());
+        let give_back = async move |issued| late.give_back(issued).await;
+        to_its_end(async move { mint.mint().await }, give_back).await
+    }
+
+    async fn renew(&self, lease: &Lease, increment: Duration) -> Result<Duration, SourceError> {
+        let path = &self.role.path;
+        let Some(id) = &lease.id else {
+            let message = format!("renewing a lease of {path}: it has no id");
+            return Err(SourceError::new(ErrorKind::NotRenewable, message));
+        };
+        let api = self.session().api();
+        let call = async |token| {
+            let request = RenewLease { lease_id: id.clone(), increment: whole_seconds(increment) };
+            api.json(Op::Renew, path, request, Some(&token), api.request_timeout).await
+        };
+        let reply: LeaseReply = self.session().manage_with(call).await?;
+        Ok(Duration::from_secs(reply.lease_duration))
+    }
+
+    async fn revoke(&self, lease: &Lease, mode: RevokeMode) -> Result<(), SourceError> {
+        self.role.revoke(lease, mode).await
+    }
 
     async fn close(&self) -> Vec<String> {
         let first = !self.closed.swap(true, Ordering::AcqRel);
-        if first && self.session.source_gone() {
-            return self.session.close().await;
+        if first && self.session().source_gone() {
+            return self.session().close().await;
         }
         Vec::new()
     }
 
     fn describe(&self) -> String {
-        self.path.clone()
+        self.role.path.clone()
     }
 }
 
@@ -169,13 +206,13 @@ impl Drop for DynamicRole {
     /// last of the others from doing so.
     fn drop(&mut self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
-            self.session.source_gone();
+            self.session().source_gone();
         }
     }
 }
 
 impl fmt::Debug for DynamicRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("DynamicRole").field(&self.path).finish()
+        f.debug_tuple("DynamicRole").field(&self.role.path).finish()
     }
 }

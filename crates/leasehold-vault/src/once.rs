@@ -110,7 +110,8 @@ impl CredentialSource for OneShot {
         let timeout = self.api.mint_timeout;
         let reply = self.api.json(Op::Issue, &self.path, request, Some(&token), timeout);
         let reply: CredsReply = reply.await.map_err(Failure::into_error)?;
-        let (credential, mut lease) = minted(self, &self.path, reply).await?;
+        let revoke = async |lease: Lease| self.revoke(&lease, RevokeMode::Queued).await;
+        let (credential, mut lease) = minted(&self.path, reply, revoke).await?;
         lease.renewable = false;
         let state = match ttl {
             None => ParentState::endless(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "tests; nothing is exported")]
 
 mod attaching;
+mod cut;
 mod draining;
 mod kit;
 mod load;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod attach;
 mod callbacks;
+mod cut;
 mod deadline;
 mod drain;
 mod kit;

@@ -1,6 +1,6 @@
 //! One source, else another.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,8 @@ const APART: Duration = Duration::from_secs(60);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// At the end: for a request to be answered, and again for each login to be given back.
 const LAST_WAIT: Duration = Duration::from_secs(5);
+/// How long after its end a lease of the fallback may still be asked about.
+const FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// "Vault, else the environment": asks the primary, and where it can't be had the fallback.
 ///
@@ -97,8 +99,9 @@ struct State {
     /// primary is in use.
     failing: Option<(Time, Time)>,
     patience: Duration,
-    /// All other leases are the primary's.
-    of_fallback: HashSet<String>,
+    /// Leases of the fallback, and when each ends; all others are the primary's. One that was
+    /// never revoked is forgotten some time after its end.
+    of_fallback: HashMap<String, Option<Time>>,
     /// What the primary issued last, until somebody takes it, and when it was asked for.
     ready: Option<(Issued, Time)>,
     /// What nobody takes any more, until it is given back.
@@ -181,7 +184,7 @@ impl Chain {
             attempt: None,
             failing: None,
             patience: PATIENCE,
-            of_fallback: HashSet::new(),
+            of_fallback: HashMap::new(),
             ready: None,
             unused: Vec::new(),
             closed: false,
@@ -218,7 +221,7 @@ impl Chain {
     /// The source that a lease has to be taken to, and whether that is the primary.
     fn maker(&self, lease: &Lease) -> Result<(Arc<dyn DynSource>, bool), SourceError> {
         let state = self.state();
-        if lease.id.as_ref().is_some_and(|id| state.of_fallback.contains(id)) {
+        if lease.id.as_ref().is_some_and(|id| state.of_fallback.contains_key(id)) {
             return Ok((self.inner.fallback.clone(), false));
         }
         let primary = state.primary.clone().map(|primary| (primary, true));
@@ -388,7 +391,11 @@ impl Chain {
     fn on_fallback(&self, issued: &Issued, why: &SourceError) {
         let before = {
             let mut state = self.state();
-            state.of_fallback.extend(issued.lease.id.clone());
+            let now = self.clock.now();
+            state.of_fallback.retain(|_, end| end.is_none_or(|end| now < end + FORGOTTEN));
+            if let Some(id) = &issued.lease.id {
+                state.of_fallback.insert(id.clone(), issued.lease.ttl.map(|ttl| now + ttl));
+            }
             std::mem::replace(&mut state.in_force, InForce::Fallback)
         };
         if before != InForce::Fallback {
@@ -476,9 +483,13 @@ impl CredentialSource for Chain {
     async fn renew(&self, lease: &Lease, increment: Duration) -> Result<Duration, SourceError> {
         let (maker, is_primary) = self.maker(lease)?;
         let granted = maker.renew(lease, increment).await?;
+        let mut state = self.state();
         if is_primary {
-            self.state().failing = None;
+            state.failing = None;
+        } else if let Some(end) = lease.id.as_ref().and_then(|id| state.of_fallback.get_mut(id)) {
+            *end = Some(self.clock.now() + granted);
         }
+        drop(state);
         Ok(granted)
     }
 
