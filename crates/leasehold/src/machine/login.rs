@@ -118,7 +118,9 @@ impl Login {
 
     pub fn gone_by(&self) -> Option<Time> {
         let parent = self.parent.and_then(|p| p.ends);
-        [self.gone_by, parent].into_iter().flatten().min()
+        // What is told in whole seconds may be cut off by almost one.
+        let by = [self.gone_by, parent].into_iter().flatten().min()?;
+        Some(by + Duration::from_secs(1))
     }
 
     /// When it has to be replaced, and whether that is because of its token. A token that its
