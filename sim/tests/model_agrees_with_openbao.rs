@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod agreement {
-    pub mod both;
-    pub mod sequences;
+    pub(crate) mod both;
+    pub(crate) mod sequences;
 }
 
 use agreement::both::{Both, Seen};

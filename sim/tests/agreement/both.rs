@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What is done. Tokens and leases are numbered from 0 in the order of their making; an issue
 /// that is refused makes none.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Step {
+pub(crate) enum Step {
     Login,
     RenewToken(usize, u64),
     RevokeToken(usize),
@@ -49,7 +49,7 @@ pub enum Step {
     Unseal,
     StopVault,
     StartVault,
-    StepDown,
+    LeaderStepsDown,
     AwaitLeader,
     Throttle,
     Unthrottle,
@@ -68,7 +68,7 @@ pub enum Step {
 
 /// An answer, or that a thing was done.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Seen {
+pub(crate) enum Seen {
     Done,
     /// Seconds granted.
     Granted(u64),
@@ -90,7 +90,7 @@ impl Seen {
     }
 }
 
-pub struct Both {
+pub(crate) struct Both {
     db: TestDb,
     secret_id: String,
     base: SystemTime,
@@ -102,7 +102,7 @@ pub struct Both {
     /// What was done and answered, for the message of a failure.
     log: Vec<String>,
     /// Steps and answers, for the list of what was covered.
-    pub covered: Vec<(&'static str, Seen)>,
+    pub(crate) covered: Vec<(&'static str, Seen)>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,7 +114,7 @@ struct Made {
 }
 
 impl Both {
-    pub async fn new(stack: &Stack, role: Role, app: AppRole) -> Self {
+    pub(crate) async fn new(stack: &Stack, role: Role, app: AppRole) -> Self {
         let seconds = Duration::from_secs;
         let mut app_role = AppRoleSpec::new().no_default_policy().policy("");
         if app.batch {
@@ -150,7 +150,7 @@ impl Both {
         Time::from_start(SystemTime::now().duration_since(self.base).unwrap())
     }
 
-    pub async fn step(&mut self, step: Step) {
+    pub(crate) async fn step(&mut self, step: Step) {
         match step {
             Step::At(ms) => self.sleep_until(self.begun + Duration::from_millis(ms)).await,
             Step::Gone(lease) => {
@@ -383,7 +383,7 @@ impl Both {
             Step::Unseal => Ok(weather(vault, |w| w.sealed = false)),
             Step::StopVault => Ok(weather(vault, |w| w.down = true)),
             Step::StartVault => Ok(weather(vault, |w| w.down = false)),
-            Step::StepDown => Ok(weather(vault, |w| w.electing = true)),
+            Step::LeaderStepsDown => Ok(weather(vault, |w| w.electing = true)),
             Step::AwaitLeader => Ok(weather(vault, |w| w.electing = false)),
             Step::Throttle => {
                 Ok(weather(vault, |w| w.throttled = Some(Throttle { retry_after: None })))
@@ -530,7 +530,7 @@ impl Both {
             Step::Unseal => did(stack.unseal_vault().await),
             Step::StopVault => did(stack.stop_vault().await),
             Step::StartVault => did(stack.start_vault().await),
-            Step::StepDown => {
+            Step::LeaderStepsDown => {
                 self.admin("PUT", "sys/step-down", Some(json!({}))).await;
                 Seen::Done
             }
@@ -729,7 +729,7 @@ fn refusal(step: Step, status: u16, text: &str) -> Option<Refusal> {
         400 if matches!(step, Step::Issue(_)) && has("unknown role") => Refusal::UnknownRole,
         400 if token && (has("not renewable") || has("batch tokens")) => Refusal::NotRenewable,
         500 if token && has("does not exist during renewal") => Refusal::NotRenewable,
-        400 | 500 if token && has("past the max TTL") => Refusal::TokenPastMaxTtl,
+        500 if token && has("past the max TTL") => Refusal::TokenPastMaxTtl,
         400 if has("lease not found") || has("invalid lease") => Refusal::LeaseUnknown,
         400 if has("lease expired") => Refusal::LeaseExpired,
         400 if has("failed previous revocation") => Refusal::Irrevocable,

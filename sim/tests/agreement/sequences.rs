@@ -6,7 +6,7 @@ use super::both::Step::{self, *};
 
 /// Which servers a sequence needs for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
+pub(crate) enum Needs {
     Nothing,
     /// It stops, seals or throttles the Vault server.
     ItsVault,
@@ -15,12 +15,12 @@ pub enum Needs {
 }
 
 #[derive(Clone, Debug)]
-pub struct Sequence {
-    pub name: &'static str,
-    pub needs: Needs,
-    pub role: Role,
-    pub app: AppRole,
-    pub steps: Vec<Step>,
+pub(crate) struct Sequence {
+    pub(crate) name: &'static str,
+    pub(crate) needs: Needs,
+    pub(crate) role: Role,
+    pub(crate) app: AppRole,
+    pub(crate) steps: Vec<Step>,
 }
 
 const LONG: AppRole = AppRole::new(600, 1200);
@@ -39,7 +39,7 @@ fn on(needs: Needs, name: &'static str, role: Role, app: AppRole, steps: &[Step]
 }
 
 #[rustfmt::skip]
-pub fn all() -> Vec<Sequence> {
+pub(crate) fn all() -> Vec<Sequence> {
     let any = |name, role, app, steps| on(Needs::Nothing, name, role, app, steps);
     let vault = |name, role, app, steps| on(Needs::ItsVault, name, role, app, steps);
     let postgres = |name, role, app, steps| on(Needs::ItsPostgres, name, role, app, steps);
@@ -190,7 +190,7 @@ pub fn all() -> Vec<Sequence> {
             Login, Issue(0), StopVault, At(3500), StartVault, Renew(0, 0, 0), Lookup(0, 0),
         ]),
         vault("a leader steps down", HOUR, LONG, &[
-            Login, Issue(0), Issue(0), Renew(0, 0, 60), StepDown, Issue(0), Renew(0, 0, 0),
+            Login, Issue(0), Issue(0), Renew(0, 0, 60), LeaderStepsDown, Issue(0), Renew(0, 0, 0),
             Revoke(0, 0), RenewToken(0, 0), Login, AwaitLeader, Renew(0, 0, 0), Renew(0, 1, 0),
             Issue(0), Revoke(0, 0),
         ]),
