@@ -308,10 +308,17 @@ pub(crate) fn all() -> Vec<Cell> {
         .collect()
 }
 
-/// Every tenth, so that ten runs with 0 to 9 are all of them. The step is prime to the number of
-/// phases and pools: each tenth has some of every kind.
+/// A tenth, so that ten runs with 0 to 9 are all of them, and each has some of every fault, phase
+/// and pool.
 pub(crate) fn tenth(cells: &[Cell], n: usize) -> Vec<Cell> {
-    cells.iter().enumerate().filter(|(at, _)| (at / 7 + at) % 10 == n % 10).map(|c| *c.1).collect()
+    let phases = Phase::ALL.len();
+    let number = |at: usize| (at / 2 / phases * 3 + at / 2 % phases + at % 2 * 5) % 10;
+    cells
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| number(*at) == n % 10)
+        .map(|(_, cell)| *cell)
+        .collect()
 }
 
 #[cfg(test)]
