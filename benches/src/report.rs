@@ -229,15 +229,15 @@ fn unexplained(seen: &Seen<'_>) -> usize {
         .count()
 }
 
-/// From the beginning of a fault until its damage must be over: the swap that follows it, where
-/// one comes soon, and a moment for what was open.
+/// From the beginning of a fault until its damage must be over: the first swap after its end,
+/// where one comes soon, and a moment for what was open.
 fn aftermath(harm: &Harm, told: &Told) -> (Instant, Instant) {
     const SOON: Duration = Duration::from_secs(8);
     const MOMENT: Duration = Duration::from_secs(2);
-    let from = harm.lasted.0;
+    let (from, end) = (harm.lasted.0, harm.over);
     let swaps = told.lives.values().map(|l| l.swapped);
-    let next = swaps.filter(|s| *s >= from && *s <= harm.over + SOON).max();
-    (from, next.map_or(harm.over, |s| s.max(harm.over)) + MOMENT)
+    let mends = swaps.filter(|s| *s >= end && *s <= end + SOON).min();
+    (from, mends.unwrap_or(end) + MOMENT)
 }
 
 /// From each swap to its Drained, at least one second.
