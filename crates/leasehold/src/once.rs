@@ -13,7 +13,7 @@ use crate::clock::{Clock, Time};
 use crate::credential::{Credential, Issued, Lease};
 use crate::machine::Remains;
 use crate::rotator::ShutdownReport;
-use crate::source::{CredentialSource, DynSource, ErrorKind, SourceError, end_lease};
+use crate::source::{CredentialSource, DynSource, ErrorKind, SourceError, close, end_lease};
 
 /// Issues one login for a program that is done before it ends: a migration, a job, a script.
 ///
@@ -60,7 +60,7 @@ pub async fn once_by(source: impl CredentialSource, clock: Clock) -> Result<Once
                 Ok(Once { held, clock, runtime, claimed: false })
             }
             Err(error) => {
-                source.close().await;
+                close(source, &Handle::current()).await;
                 Err(error)
             }
         };
@@ -163,7 +163,7 @@ async fn give_back(held: Held, clock: Clock) -> ShutdownReport {
     }
     // What keeps a token alive goes before the source is asked to give it back.
     drop(parent);
-    ShutdownReport { remains, source: source.close().await }
+    ShutdownReport { remains, source: close(source, &Handle::current()).await }
 }
 
 impl Drop for Once {

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+
 use crate::credential::{Issued, Lease};
 
 /// A server that issues database logins: three verbs, a watch and a farewell.
@@ -303,6 +305,26 @@ impl<S: CredentialSource> DynSource for S {
 /// How often a revocation that failed for now is tried where no lease machine repeats it.
 const REVOKE_TRIES: u32 = 4;
 const REVOKE_PACE: Duration = Duration::from_millis(200);
+
+/// Longer than a session needs that talks to a black hole, with the default timeouts of its HTTP.
+const CLOSE_BOUND: Duration = Duration::from_secs(60);
+
+/// Closes a source, though it may panic or hang. Returns what it could not give back.
+pub(crate) async fn close(source: Arc<dyn DynSource>, runtime: &Handle) -> Vec<String> {
+    let mut closing = runtime.spawn(async move { source.close().await });
+    match tokio::time::timeout(CLOSE_BOUND, &mut closing).await {
+        Ok(Ok(left)) => left,
+        Ok(Err(_)) => {
+            vec!["the source panicked when it was closed: see the panic message".to_owned()]
+        }
+        Err(_) => {
+            closing.abort();
+            vec![format!(
+                "the source was not closed within {CLOSE_BOUND:?}: what it holds ends by its TTL"
+            )]
+        }
+    }
+}
 
 /// Ends a lease that no lease machine looks after.
 pub(crate) async fn end_lease(source: &dyn DynSource, lease: &Lease) -> Result<(), SourceError> {

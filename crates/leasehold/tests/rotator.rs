@@ -710,3 +710,27 @@ async fn i11_an_observer_that_panics_at_the_end_does_not_hang_the_shutdown() {
     assert!(soon(rotator.shutdown(s(5))).await.is_clean());
     assert!(script.live().is_empty());
 }
+
+/// Has a login, and no end.
+#[derive(Debug)]
+struct NeverClosed;
+
+impl CredentialSource for NeverClosed {
+    async fn issue(&self) -> Result<Issued, SourceError> {
+        Ok(Issued::new(Credential::new("app", "pw"), Lease::fixed(s(3600))))
+    }
+    async fn close(&self) -> Vec<String> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_a_source_that_never_closes_is_named_in_the_report() {
+    let rotator = Rotator::builder(NeverClosed).clock(clock()).start().await.unwrap();
+    let report = tokio::time::timeout(s(600), rotator.shutdown(s(1))).await.expect("an end");
+    assert!(report.to_string().contains("not closed within"), "{report}");
+
+    let once = leasehold::once(NeverClosed).await.unwrap();
+    let report = tokio::time::timeout(s(600), once.end()).await.expect("an end");
+    assert!(report.to_string().contains("not closed within"), "{report}");
+}

@@ -206,8 +206,9 @@ impl Driver {
                 self.started = None;
                 Some(Input::Shutdown { deadline: self.clock.now() + ABANDONED_START })
             }
-            Some(observed) = self.observation_rx.recv() => Some(Input::Observed(observed)),
+            // Before what pools see: that may be told without end, and answers are not.
             Some(reply) = self.reply_rx.recv() => self.translate(reply),
+            Some(observed) = self.observation_rx.recv() => Some(Input::Observed(observed)),
             () = timer => Some(Input::Tick),
         }
     }
@@ -695,13 +696,7 @@ impl Driver {
             self.tasks.detach_all();
         }
         self.tasks.shutdown().await;
-        let close = {
-            let source = self.source.clone();
-            async move { source.close().await }
-        };
-        let source = self.runtime.spawn(close).await.unwrap_or_else(|_| {
-            vec!["the source panicked when it was closed: see the panic message".to_owned()]
-        });
+        let source = crate::source::close(self.source.clone(), &self.runtime).await;
         // A lease that nobody was allowed to revoke has gone all the same if the source gave back
         // the token that made it.
         let now = self.clock.now();

@@ -68,7 +68,8 @@ impl Rotator {
     /// Ends in order: closes every attached pool, gives borrowed connections `drain` to come back
     /// (those that don't are ended, and named in the log), revokes every lease, gives the source
     /// what is its own, and ends all tasks. Takes at most `drain` and some seconds for the
-    /// revocations, usually milliseconds.
+    /// revocations, usually milliseconds; a source that does not come to an end when it is closed
+    /// is given up after a minute, and named in the report.
     ///
     /// Idempotent: a second call waits for the first and returns the same report; a shorter
     /// `drain` hurries it. Dropping the future does not stop the shutdown.
