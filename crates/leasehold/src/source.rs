@@ -219,6 +219,25 @@ impl SourceError {
         !self.not_asked && matches!(self.kind(), ErrorKind::Timeout | ErrorKind::Malformed)
     }
 
+    /// As the answer to a request to renew: it may have been carried out. The request or its answer
+    /// was lost on the way, or whoever was asked failed in the middle of it.
+    pub(crate) fn may_have_renewed(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Unreachable
+            | ErrorKind::Timeout
+            | ErrorKind::ServerFault
+            | ErrorKind::Malformed
+            | ErrorKind::Other => true,
+            ErrorKind::Throttled
+            | ErrorKind::Sealed
+            | ErrorKind::Denied
+            | ErrorKind::TokenLost
+            | ErrorKind::LeaseLost
+            | ErrorKind::NotRenewable
+            | ErrorKind::NotFound => false,
+        }
+    }
+
     /// See [`ErrorKind::is_transient`].
     #[must_use]
     pub fn is_transient(&self) -> bool {
