@@ -288,7 +288,7 @@ impl Machine {
             at(self.reprove.as_ref().and_then(|r| r.at));
         }
         for retiring in &self.retiring {
-            at(retiring.next_look());
+            at(retiring.next_look(self.stopping.as_ref()));
         }
         next
     }

@@ -678,3 +678,44 @@ fn i9_a_renewal_whose_answer_is_lost_may_have_made_the_lease_longer() {
     machine.handle(now, Input::Renewed { login: 1, attempt, sent: now, result });
     assert!(forgotten_after_a_failed_revocation(&mut machine, now + 7 * second));
 }
+
+/// The server does not answer. What was over before is nobody's any more: it is asked about, for
+/// as long as an answer may take, and a shutdown neither waits on nor reports it.
+#[test]
+fn i9_what_is_over_for_sure_holds_no_shutdown_up() {
+    let ttl = Duration::from_secs(600);
+    let patience = Duration::from_secs(30);
+    // Over before the shutdown, over during it, and not over.
+    for (age, over) in [(700, true), (590, true), (300, false)] {
+        let (mut machine, start) = in_service(Minted { renewable: false, ..minted("one", true) });
+        let age = Duration::from_secs(age);
+        let begun = start + age;
+        machine.handle(begun, Input::Shutdown { deadline: begun + patience });
+        let drained = Input::Drained { generation: 1, forced: Vec::new(), left: 0 };
+        let mut actions = machine.handle(begun, drained);
+        assert!(asks_to_revoke(&actions, 1), "asked once");
+        let mut now = begun;
+        let remains = loop {
+            let finished = actions.iter().find_map(|a| match a {
+                Action::Finished(remains) => Some(remains.clone()),
+                _ => None,
+            });
+            if let Some(remains) = finished {
+                break remains;
+            }
+            let next = machine.next_deadline().expect("it ends");
+            assert!(next > now, "the driver would spin");
+            now = next;
+            actions = machine.handle(now, Input::Tick);
+        };
+        assert_eq!(remains.is_empty(), over, "{remains:?}");
+        let took = now - begun;
+        let expected = match ttl.saturating_sub(age) {
+            _ if !over => patience + policy::SHUTDOWN_WRAP_UP,
+            // Something may be wrong with our clock: the server has a moment to say so.
+            Duration::ZERO => policy::SHUTDOWN_WRAP_UP,
+            left => left + Duration::from_secs(1),
+        };
+        assert_eq!(took, expected, "of age {age:?}");
+    }
+}
