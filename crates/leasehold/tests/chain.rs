@@ -306,3 +306,36 @@ async fn a_login_that_could_not_be_given_back_at_once_is_later() {
     assert_eq!(soon(chain.close()).await, Vec::<String>::new());
     assert_eq!(vault.live(), ["lease-2"], "that one is the caller's");
 }
+
+/// Fails so.
+#[derive(Debug)]
+struct Fails(SourceError);
+
+impl CredentialSource for Fails {
+    async fn issue(&self) -> Result<Issued, SourceError> {
+        Err(self.0.clone())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_when_both_fail_it_is_known_whether_either_may_have_issued() {
+    let error = |kind| SourceError::new(kind, "scripted");
+    let login = error(ErrorKind::Timeout).before_issuing();
+    for (primary, fallback, issued) in [
+        (error(ErrorKind::Unreachable), error(ErrorKind::Unreachable), false),
+        (error(ErrorKind::Timeout), error(ErrorKind::Denied), true),
+        (error(ErrorKind::Unreachable), error(ErrorKind::Timeout), true),
+        (error(ErrorKind::Unreachable), error(ErrorKind::Malformed), true),
+        (login.clone(), error(ErrorKind::Unreachable), false),
+        (login.clone(), login.clone(), false),
+        (error(ErrorKind::Sealed), login.clone(), false),
+        (login.clone(), error(ErrorKind::Timeout), true),
+        (error(ErrorKind::Timeout), login.clone(), true),
+    ] {
+        let case = format!("{primary:?} {fallback:?}");
+        let kind = primary.kind();
+        let chain = Chain::new(Fails(primary), Fails(fallback)).clock(clock());
+        let both = chain.issue().await.unwrap_err();
+        assert_eq!((both.kind(), both.may_have_issued()), (kind, issued), "{case}");
+    }
+}

@@ -471,7 +471,9 @@ impl CredentialSource for Chain {
             }
             Err(second) => {
                 let message = format!("{error}; and the fallback: {second}");
-                let both = SourceError::new(error.kind(), message);
+                // Either may have left a login of which nobody knows.
+                let issued = error.may_have_issued() || second.may_have_issued();
+                let both = SourceError::new(error.kind(), message).issuing(issued);
                 Err(match error.server_retry_after() {
                     Some(after) => both.retry_after(after),
                     None => both,
