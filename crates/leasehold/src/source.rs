@@ -225,16 +225,16 @@ impl SourceError {
         self.issuing.unwrap_or(lost)
     }
 
-    /// As the answer to a request to renew: it may have been carried out. The request or its answer
-    /// was lost on the way, or whoever was asked failed in the middle of it.
+    /// As the answer to a request to renew: it may have been carried out. The answer was lost, made
+    /// no sense, or came from a balancer after the server had done its part.
     pub(crate) fn may_have_renewed(&self) -> bool {
         match self.kind() {
-            ErrorKind::Unreachable
-            | ErrorKind::Timeout
+            ErrorKind::Timeout
             | ErrorKind::ServerFault
             | ErrorKind::Malformed
             | ErrorKind::Other => true,
-            ErrorKind::Throttled
+            ErrorKind::Unreachable
+            | ErrorKind::Throttled
             | ErrorKind::Sealed
             | ErrorKind::Denied
             | ErrorKind::TokenLost

@@ -635,10 +635,10 @@ fn i9_a_renewal_whose_answer_is_lost_may_have_made_the_lease_longer() {
         (None, true),
         (Some(ErrorKind::Timeout), true),
         (Some(ErrorKind::Malformed), true),
-        (Some(ErrorKind::Unreachable), true),
         (Some(ErrorKind::ServerFault), true),
         (Some(ErrorKind::Other), true),
-        // Refused: nothing was done.
+        // Nothing was done.
+        (Some(ErrorKind::Unreachable), false),
         (Some(ErrorKind::Sealed), false),
         (Some(ErrorKind::Throttled), false),
         (Some(ErrorKind::Denied), false),
