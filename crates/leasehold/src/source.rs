@@ -102,8 +102,8 @@ pub enum RevokeMode {
 #[derive(Clone)]
 pub struct SourceError {
     inner: Arc<Inner>,
-    /// Whatever the kind says: the request to issue was never made.
-    not_asked: bool,
+    /// Whatever the kind says: whether something may have been issued.
+    issuing: Option<bool>,
 }
 
 struct Inner {
@@ -159,7 +159,7 @@ impl SourceError {
     /// holds no secret.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let inner = Inner { kind, message: message.into(), retry_after: None, cause: None };
-        Self { inner: Arc::new(inner), not_asked: false }
+        Self { inner: Arc::new(inner), issuing: None }
     }
 
     /// An [`ErrorKind::Unreachable`].
@@ -191,7 +191,12 @@ impl SourceError {
     /// was issued, though whether *that* was done may be unknown.
     #[must_use]
     pub fn before_issuing(self) -> Self {
-        Self { not_asked: true, ..self }
+        self.issuing(false)
+    }
+
+    /// Adds whether something may have been issued, where the kind does not tell.
+    pub(crate) fn issuing(self, may_have: bool) -> Self {
+        Self { issuing: Some(may_have), ..self }
     }
 
     fn rebuild(mut self, change: impl FnOnce(&mut Inner)) -> Self {
@@ -218,7 +223,27 @@ impl SourceError {
     /// The answer was lost, or made no sense.
     #[must_use]
     pub fn may_have_issued(&self) -> bool {
-        !self.not_asked && matches!(self.kind(), ErrorKind::Timeout | ErrorKind::Malformed)
+        let lost = matches!(self.kind(), ErrorKind::Timeout | ErrorKind::Malformed);
+        self.issuing.unwrap_or(lost)
+    }
+
+    /// As the answer to a request to renew: it may have been carried out. The answer was lost, made
+    /// no sense, or came from a balancer after the server had done its part.
+    pub(crate) fn may_have_renewed(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Timeout
+            | ErrorKind::ServerFault
+            | ErrorKind::Malformed
+            | ErrorKind::Other => true,
+            ErrorKind::Unreachable
+            | ErrorKind::Throttled
+            | ErrorKind::Sealed
+            | ErrorKind::Denied
+            | ErrorKind::TokenLost
+            | ErrorKind::LeaseLost
+            | ErrorKind::NotRenewable
+            | ErrorKind::NotFound => false,
+        }
     }
 
     /// See [`ErrorKind::is_transient`].

@@ -306,3 +306,59 @@ async fn a_login_that_could_not_be_given_back_at_once_is_later() {
     assert_eq!(soon(chain.close()).await, Vec::<String>::new());
     assert_eq!(vault.live(), ["lease-2"], "that one is the caller's");
 }
+
+/// Fails so.
+#[derive(Debug)]
+struct Fails(SourceError);
+
+impl CredentialSource for Fails {
+    async fn issue(&self) -> Result<Issued, SourceError> {
+        Err(self.0.clone())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_when_both_fail_it_is_known_whether_either_may_have_issued() {
+    let error = |kind| SourceError::new(kind, "scripted");
+    let login = error(ErrorKind::Timeout).before_issuing();
+    for (primary, fallback, issued) in [
+        (error(ErrorKind::Unreachable), error(ErrorKind::Unreachable), false),
+        (error(ErrorKind::Timeout), error(ErrorKind::Denied), true),
+        (error(ErrorKind::Unreachable), error(ErrorKind::Timeout), true),
+        (error(ErrorKind::Unreachable), error(ErrorKind::Malformed), true),
+        (login.clone(), error(ErrorKind::Unreachable), false),
+        (login.clone(), login.clone(), false),
+        (error(ErrorKind::Sealed), login.clone(), false),
+        (login.clone(), error(ErrorKind::Timeout), true),
+        (error(ErrorKind::Timeout), login.clone(), true),
+    ] {
+        let case = format!("{primary:?} {fallback:?}");
+        let kind = primary.kind();
+        let chain = Chain::new(Fails(primary), Fails(fallback)).clock(clock());
+        let both = chain.issue().await.unwrap_err();
+        assert_eq!((both.kind(), both.may_have_issued()), (kind, issued), "{case}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_a_mint_of_the_fallback_that_nobody_waits_for_is_known_at_the_end() {
+    for answered in [true, false] {
+        let fallback = Script::new(s(36_000), s(36_000));
+        fallback.hang_issue(true);
+        let primary = Fails(SourceError::unreachable("scripted"));
+        let chain = Chain::new(primary, fallback.clone()).clock(clock());
+        assert!(timeout(s(2), chain.issue()).await.is_err());
+        assert_eq!(fallback.calls("issue").len(), 1);
+        let open = fallback.clone();
+        tokio::spawn(async move {
+            sleep(s(if answered { 2 } else { 60 })).await;
+            open.go(1);
+        });
+        let left = soon(chain.close()).await;
+        let told = left.iter().filter(|line| line.contains("not answered")).count();
+        assert_eq!((left.len(), told), (usize::from(!answered), usize::from(!answered)));
+        assert_eq!((fallback.minted() == 1, fallback.live().is_empty()), (answered, true));
+        eventually("it is given back", || fallback.minted() == 1 && fallback.live().is_empty())
+            .await;
+    }
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::policy::Terms;
 use crate::clock::Time;
 use crate::credential::ParentState;
+use crate::source::SourceError;
 
 /// Names a credential from its request on: the number of the attempt that minted it.
 pub type LoginId = u64;
@@ -36,7 +37,7 @@ pub struct Login {
     /// End of the lease itself.
     pub end: Option<Time>,
     /// The server has ended the lease by then for sure: counted from the answer, where `end` is
-    /// counted from before the request.
+    /// counted from before the request. A renewal whose answer is lost may have moved it.
     pub gone_by: Option<Time>,
     /// `end` will not move any more.
     pub last: bool,
@@ -57,6 +58,8 @@ pub struct Login {
 pub struct Renewal {
     pub at: Option<Time>,
     pub in_flight: Option<u64>,
+    /// The one in flight was sent while there was a lease to make longer.
+    pub can_extend: bool,
     pub failures: u32,
 }
 
@@ -118,9 +121,21 @@ impl Login {
 
     pub fn gone_by(&self) -> Option<Time> {
         let parent = self.parent.and_then(|p| p.ends);
+        // Nobody knows while it may be moved.
+        let moving = self.renewal.in_flight.is_some() && self.renewal.can_extend;
+        let own = self.gone_by.filter(|_| !moving);
         // What is told in whole seconds may be cut off by almost one.
-        let by = [self.gone_by, parent].into_iter().flatten().min()?;
+        let by = [own, parent].into_iter().flatten().min()?;
         Some(by + Duration::from_secs(1))
+    }
+
+    /// A renewal was answered by `error`. It may have been carried out all the same, at the latest
+    /// just now.
+    pub fn renewal_failed(&mut self, now: Time, error: &SourceError) {
+        if error.may_have_renewed() && self.renewal.can_extend {
+            let asked = self.terms.ttl.map(|increment| now + increment);
+            self.gone_by = self.gone_by.max(asked);
+        }
     }
 
     /// When it has to be replaced, and whether that is because of its token. A token that its

@@ -288,7 +288,7 @@ impl Machine {
             at(self.reprove.as_ref().and_then(|r| r.at));
         }
         for retiring in &self.retiring {
-            at(retiring.next_look());
+            at(retiring.next_look(self.stopping.as_ref()));
         }
         next
     }
@@ -408,6 +408,7 @@ impl Machine {
             let Some(login) = self.login_mut(id) else {
                 continue;
             };
+            login.renewal.can_extend = !login.gone(now);
             login.renewal.in_flight = Some(attempt);
             login.renewal.at = None;
             // Never ask for less than is left: that would shorten the lease. It can't be the case
@@ -438,6 +439,7 @@ impl Machine {
         match result {
             Ok(granted) => self.on_granted(now, id, sent, granted),
             Err(error) => {
+                login.renewal_failed(now, &error);
                 login.renewal.failures += 1;
                 let (generation, failures) =
                     (login.generation.unwrap_or(0), login.renewal.failures);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::policy::{self, DRAINING_AT_ONCE, REVOKE_TRIES};
+use super::policy::{self, DRAINING_AT_ONCE, REVOKE_TRIES, SHUTDOWN_WRAP_UP};
+use super::shutdown::Stopping;
 use super::{Action, Login, LoginId, Machine, Revocation};
 use crate::clock::Time;
 use crate::event::{Event, Reason};
@@ -26,7 +27,8 @@ pub(super) struct Draining {
 #[derive(Clone, Debug)]
 pub(super) struct Retiring {
     pub(super) login: Login,
-    in_flight: bool,
+    /// When the request was sent that is not answered yet.
+    in_flight: Option<Time>,
     how: Revocation,
     failures: u32,
     retry_at: Option<Time>,
@@ -50,14 +52,20 @@ impl Draining {
 impl Retiring {
     fn new(login: Login) -> Self {
         let how = Revocation::Mode(RevokeMode::Sync);
-        Self { login, in_flight: false, how, failures: 0, retry_at: None, left: None }
+        Self { login, in_flight: None, how, failures: 0, retry_at: None, left: None }
     }
 
-    pub(super) fn next_look(&self) -> Option<Time> {
-        if self.in_flight {
-            return None;
+    pub(super) fn next_look(&self, stopping: Option<&Stopping>) -> Option<Time> {
+        if self.in_flight.is_some() {
+            return Some(self.moot_at(stopping)?.max(self.login.gone_by()?));
         }
         [self.retry_at, self.login.gone_by()].into_iter().flatten().min()
+    }
+
+    /// A shutdown waits no longer than until then for an answer about a lease that is gone. It may
+    /// be our clock that is wrong, so that the server has a moment to carry out what was asked.
+    fn moot_at(&self, stopping: Option<&Stopping>) -> Option<Time> {
+        Some((self.in_flight? + SHUTDOWN_WRAP_UP).min(stopping?.wrap_up))
     }
 }
 
@@ -126,18 +134,20 @@ impl Machine {
         let mut ended = Vec::new();
         for at in (0..self.retiring.len()).rev() {
             let retiring = &mut self.retiring[at];
-            if retiring.in_flight {
+            let moot = retiring.moot_at(self.stopping.as_ref()).is_some_and(|at| at <= now);
+            if retiring.in_flight.is_some() && !(moot && retiring.login.gone(now)) {
                 continue;
             }
             let login = &retiring.login;
             // Asked at least once: what is over by a clock that was set forward, say, is not so by
             // the server's.
-            let gone = login.lost || (retiring.failures > 0 && login.gone(now));
+            let asked = moot || retiring.failures > 0;
+            let gone = login.lost || (asked && login.gone(now));
             let gone = gone || (broken!(ForgetsWhatSeemsOver) && login.over(now));
             if !login.revocable || gone {
                 ended.push(self.retiring.remove(at).login);
             } else if retiring.retry_at.is_none_or(|at| at <= now) {
-                retiring.in_flight = true;
+                retiring.in_flight = Some(now);
                 retiring.retry_at = None;
                 self.out.push(Action::Revoke { login: login.id, how: retiring.how });
             }
@@ -163,13 +173,13 @@ impl Machine {
         };
         if matches!(error.kind(), ErrorKind::LeaseLost) {
             self.retiring[at].login.lost = true;
-            self.retiring[at].in_flight = false;
+            self.retiring[at].in_flight = None;
             return;
         }
         let failures = self.retiring[at].failures + 1;
         let pause = self.pause_after(&error, failures);
         let retiring = &mut self.retiring[at];
-        retiring.in_flight = false;
+        retiring.in_flight = None;
         retiring.failures = failures;
         let generation = retiring.login.generation;
         let denied = error.kind() == ErrorKind::Denied;
@@ -215,7 +225,7 @@ impl Machine {
         match result {
             Ok(granted) => {
                 if let Some(retiring) = self.retiring.iter_mut().find(|r| r.login.id == id) {
-                    retiring.in_flight = false;
+                    retiring.in_flight = None;
                     retiring.retry_at = Some(Time::from_start(Duration::MAX));
                     retiring.login.end = Some(sent + *granted);
                     retiring.login.gone_by = Some(now + *granted);

@@ -591,3 +591,131 @@ fn i5_a_login_that_a_lagging_replica_refuses_at_first_is_waited_for() {
     }
     assert!(proofs > PROOF_REJECTIONS, "{proofs} proofs in 5 s");
 }
+
+fn asks_to_revoke(actions: &[Action], id: LoginId) -> bool {
+    actions.iter().any(|a| matches!(a, Action::Revoke { login, .. } if *login == id))
+}
+
+fn forgets(actions: &[Action], id: LoginId) -> bool {
+    actions.iter().any(|a| matches!(a, Action::Forget { login } if *login == id))
+}
+
+/// A machine whose first renewal is under way, and when it was sent.
+fn renewing() -> (Machine, Time, u64) {
+    let (mut machine, mut now) = in_service(minted("one", true));
+    loop {
+        now = machine.next_deadline().expect("a renewal is due").max(now);
+        let actions = machine.handle(now, Input::Tick);
+        let renewal = actions.iter().find_map(|a| match a {
+            Action::Renew { attempt, .. } => Some(*attempt),
+            _ => None,
+        });
+        if let Some(attempt) = renewal {
+            return (machine, now, attempt);
+        }
+    }
+}
+
+/// Replaced and drained at `now`, its first revocation fails: is it forgotten?
+fn forgotten_after_a_failed_revocation(machine: &mut Machine, now: Time) -> bool {
+    machine.handle(now, Input::Shutdown { deadline: now + Duration::from_secs(3600) });
+    let drained = Input::Drained { generation: 1, forced: Vec::new(), left: 0 };
+    assert!(asks_to_revoke(&machine.handle(now, drained), 1), "asked at least once");
+    let fault = SourceError::new(ErrorKind::ServerFault, "scripted");
+    forgets(&machine.handle(now, Input::Revoked { login: 1, result: Err(fault) }), 1)
+}
+
+/// A renewal that was carried out, though its answer was lost, has made the lease longer.
+#[test]
+fn i9_a_renewal_whose_answer_is_lost_may_have_made_the_lease_longer() {
+    let second = Duration::from_secs(1);
+    let ttl = Duration::from_secs(600);
+    let after_the_old_end = Time::from_start(ttl) + 3 * second;
+    for (answer, longer) in [
+        (None, true),
+        (Some(ErrorKind::Timeout), true),
+        (Some(ErrorKind::Malformed), true),
+        (Some(ErrorKind::ServerFault), true),
+        (Some(ErrorKind::Other), true),
+        // Nothing was done.
+        (Some(ErrorKind::Unreachable), false),
+        (Some(ErrorKind::Sealed), false),
+        (Some(ErrorKind::Throttled), false),
+        (Some(ErrorKind::Denied), false),
+    ] {
+        let (mut machine, sent, attempt) = renewing();
+        if let Some(kind) = answer {
+            let result = Err(SourceError::new(kind, "scripted"));
+            machine.handle(sent, Input::Renewed { login: 1, attempt, sent, result });
+        }
+        let forgotten = forgotten_after_a_failed_revocation(&mut machine, after_the_old_end);
+        assert_eq!(forgotten, !longer, "{answer:?}");
+        // Not for ever.
+        if answer.is_none() {
+            let result = Err(SourceError::new(ErrorKind::Timeout, "scripted"));
+            let sent = after_the_old_end;
+            machine.handle(sent, Input::Renewed { login: 1, attempt, sent, result });
+        }
+        let end = after_the_old_end + ttl + 2 * second;
+        let forgotten = forgotten || forgets(&machine.handle(end, Input::Tick), 1) || {
+            let fault = SourceError::new(ErrorKind::ServerFault, "scripted");
+            forgets(&machine.handle(end, Input::Revoked { login: 1, result: Err(fault) }), 1)
+        };
+        assert!(forgotten, "{answer:?}");
+    }
+    // A grant says when it ends.
+    let (mut machine, sent, attempt) = renewing();
+    let result = Err(SourceError::new(ErrorKind::Timeout, "scripted"));
+    machine.handle(sent, Input::Renewed { login: 1, attempt, sent, result });
+    let now = machine.next_deadline().expect("it is tried again");
+    let actions = machine.handle(now, Input::Tick);
+    let again = actions.iter().find_map(|a| match a {
+        Action::Renew { attempt, .. } => Some(*attempt),
+        _ => None,
+    });
+    let attempt = again.expect("it is tried again");
+    let result = Ok(5 * second);
+    machine.handle(now, Input::Renewed { login: 1, attempt, sent: now, result });
+    assert!(forgotten_after_a_failed_revocation(&mut machine, now + 7 * second));
+}
+
+/// The server does not answer. What was over before is nobody's any more: it is asked about, for
+/// as long as an answer may take, and a shutdown neither waits on nor reports it.
+#[test]
+fn i9_what_is_over_for_sure_holds_no_shutdown_up() {
+    let ttl = Duration::from_secs(600);
+    let patience = Duration::from_secs(30);
+    // Over before the shutdown, over during it, and not over.
+    for (age, over) in [(700, true), (590, true), (300, false)] {
+        let (mut machine, start) = in_service(Minted { renewable: false, ..minted("one", true) });
+        let age = Duration::from_secs(age);
+        let begun = start + age;
+        machine.handle(begun, Input::Shutdown { deadline: begun + patience });
+        let drained = Input::Drained { generation: 1, forced: Vec::new(), left: 0 };
+        let mut actions = machine.handle(begun, drained);
+        assert!(asks_to_revoke(&actions, 1), "asked once");
+        let mut now = begun;
+        let remains = loop {
+            let finished = actions.iter().find_map(|a| match a {
+                Action::Finished(remains) => Some(remains.clone()),
+                _ => None,
+            });
+            if let Some(remains) = finished {
+                break remains;
+            }
+            let next = machine.next_deadline().expect("it ends");
+            assert!(next > now, "the driver would spin");
+            now = next;
+            actions = machine.handle(now, Input::Tick);
+        };
+        assert_eq!(remains.is_empty(), over, "{remains:?}");
+        let took = now - begun;
+        let expected = match ttl.saturating_sub(age) {
+            _ if !over => patience + policy::SHUTDOWN_WRAP_UP,
+            // Something may be wrong with our clock: the server has a moment to say so.
+            Duration::ZERO => policy::SHUTDOWN_WRAP_UP,
+            left => left + Duration::from_secs(1),
+        };
+        assert_eq!(took, expected, "of age {age:?}");
+    }
+}

@@ -88,6 +88,8 @@ struct Inner {
     build: Box<Build>,
     fallback: Arc<dyn DynSource>,
     state: Mutex<State>,
+    /// A receiver for each request to the fallback that is under way.
+    fallback_asked: watch::Sender<()>,
 }
 
 struct State {
@@ -190,7 +192,8 @@ impl Chain {
             closed: false,
             left: Vec::new(),
         };
-        let inner = Inner { name, build, fallback, state: Mutex::new(state) };
+        let (fallback_asked, _) = watch::channel(());
+        let inner = Inner { name, build, fallback, state: Mutex::new(state), fallback_asked };
         Self { inner: Arc::new(inner), even_if_refused: false, clock: Clock::system() }
     }
 
@@ -282,7 +285,10 @@ impl Chain {
     /// Not cut off either; what comes late is given back.
     async fn ask_fallback(&self) -> Result<Issued, SourceError> {
         let (fallback, to) = (self.inner.fallback.clone(), self.inner.fallback.clone());
+        // Until somebody has what it brings, or it is given back.
+        let under_way = self.inner.fallback_asked.subscribe();
         let give_back = async move |late: Issued| {
+            let _under_way = under_way;
             if late.lease.id.is_some()
                 && let Err(error) = end_lease(&*to, &late.lease).await
             {
@@ -471,7 +477,9 @@ impl CredentialSource for Chain {
             }
             Err(second) => {
                 let message = format!("{error}; and the fallback: {second}");
-                let both = SourceError::new(error.kind(), message);
+                // Either may have left a login of which nobody knows.
+                let issued = error.may_have_issued() || second.may_have_issued();
+                let both = SourceError::new(error.kind(), message).issuing(issued);
                 Err(match error.server_retry_after() {
                     Some(after) => both.retry_after(after),
                     None => both,
@@ -527,16 +535,26 @@ impl CredentialSource for Chain {
             state.unused.extend(ready);
             state.under_way()
         };
-        let mut left = Vec::new();
-        if let Some(attempt) = under_way
-            && timeout(LAST_WAIT, attempt.ended()).await.is_err()
-        {
-            left.push(format!(
-                "a request to {} was not answered; a late credential is given back if this \
-                 process still runs",
-                self.inner.name
-            ));
-        }
+        let primary = async {
+            if let Some(attempt) = under_way {
+                // Failures are told by the task.
+                let _ = attempt.ended().await;
+            }
+        };
+        let fallback = self.inner.fallback_asked.closed();
+        let (primary, fallback) =
+            tokio::join!(timeout(LAST_WAIT, primary), timeout(LAST_WAIT, fallback));
+        let asked =
+            [(primary, self.inner.name.clone()), (fallback, self.inner.fallback.describe())];
+        let unanswered = asked.into_iter().filter(|(answer, _)| answer.is_err());
+        let mut left: Vec<String> = unanswered
+            .map(|(_, name)| {
+                format!(
+                    "a request to {name} was not answered; a late credential is given back if \
+                     this process still runs"
+                )
+            })
+            .collect();
         left.extend(self.tidy().await);
         // What keeps a token alive goes before the source is asked to give it back.
         let primary = {
