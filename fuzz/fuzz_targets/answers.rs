@@ -1,14 +1,20 @@
 //! Answers of Vault: each body as what it should answer, and each refusal as what becomes of it.
 //!
 //! The first byte says which: `a` to `l` is a body, `A` to `L` a refusal, with its status,
-//! `Retry-After`, `Location` and the namespace on the four lines before its body.
+//! `Retry-After`, `Location` and the namespace on the four lines before its body. Each secret of a
+//! body gets the needle, and where a refusal holds the byte 0xff it quotes what was sent.
 
 #![no_main]
 
 use leasehold_fuzz::{NEEDLE, SECRET, no_secret_in, one_line};
 use leasehold_vault::fuzzing::{Refusal, refusal, understand};
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 use zeroize::Zeroizing;
+
+/// The keys that a secret stands under, and those of a URL with one.
+const SECRETS: [&str; 5] = ["password", "pgpassword", "client_token", "secret_id", "id"];
+const URLS: [&str; 3] = ["url", "uri", "database_url"];
 
 fuzz_target!(|data: &[u8]| {
     let Some((&first, rest)) = data.split_first() else { return };
@@ -19,11 +25,37 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn understood(question: u8, body: &[u8]) {
-    let Some(all) = understand(question, body) else { return };
-    let hidden = all.secrets.iter().any(|secret| secret.contains(NEEDLE));
-    let open = all.open.iter().any(|open| open.contains(NEEDLE));
-    if hidden && !open {
+    if understand(question, body).is_none() {
+        return;
+    }
+    let Ok(mut planted) = serde_json::from_slice(body) else { return };
+    if !plant(&mut planted) {
+        return;
+    }
+    let Some(all) = understand(question, planted.to_string().as_bytes()) else { return };
+    // A URL can end up with it in its user name, or in its database.
+    if !all.open.iter().any(|open| open.contains(NEEDLE)) {
         no_secret_in(&all.shown);
+    }
+}
+
+/// Puts the needle into all that is secret. False if it is in the rest as well.
+fn plant(value: &mut Value) -> bool {
+    match value {
+        Value::String(text) => !text.contains(NEEDLE),
+        Value::Array(items) => items.iter_mut().all(plant),
+        Value::Object(fields) => fields.iter_mut().all(|(key, field)| {
+            let key = key.to_ascii_lowercase();
+            match field {
+                Value::String(secret) if SECRETS.contains(&&*key) => secret.push_str(NEEDLE),
+                Value::String(url) if URLS.contains(&&*key) => {
+                    url.insert_str(url.rfind('@').unwrap_or(url.len()), NEEDLE);
+                }
+                other => return !key.contains(NEEDLE) && plant(other),
+            }
+            true
+        }),
+        _ => true,
     }
 }
 
@@ -34,6 +66,8 @@ fn refused(op: u8, rest: &[u8]) {
     // The only ones that a client is made with.
     let namespace = line().filter(|n| n.bytes().all(|b| b.is_ascii_graphic()));
     let sent = [Zeroizing::new(SECRET.to_owned())];
+    let body = parts.next().unwrap_or_default();
+    let body = body.split(|&b| b == 0xff).collect::<Vec<_>>().join(SECRET.as_bytes());
     let e = refusal(&Refusal {
         op,
         path: "database/creds/app",
@@ -43,7 +77,7 @@ fn refused(op: u8, rest: &[u8]) {
         location,
         namespace,
         sent: &sent,
-        body: parts.next().unwrap_or_default(),
+        body: &body,
     });
     let message = e.to_string();
     one_line(&message);

@@ -1,4 +1,5 @@
-//! Logins as people and tools write them, and what Postgres says of a login.
+//! Logins as people and tools write them, and what Postgres says of a login. The needle stands for
+//! each `~` of a text or URL, and is in every password of the other forms.
 
 #![no_main]
 
@@ -14,7 +15,7 @@ enum Input<'a> {
     Text(&'a str),
     Url(&'a str),
     /// A folder of files.
-    Keys(Vec<(&'a str, &'a str)>),
+    Keys(Vec<(u8, &'a str)>),
     Login(Login<'a>),
     Sqlstate(&'a str),
 }
@@ -27,19 +28,39 @@ struct Login<'a> {
     database: &'a str,
 }
 
+/// Those of a folder, the last of which is none of a login.
+const KEYS: [&str; 11] = [
+    "username",
+    "PGUSER",
+    "password",
+    "PGPASSWORD",
+    "url",
+    "DATABASE_URL",
+    "host",
+    "port",
+    "PGPORT",
+    "database",
+    "other",
+];
+
 fuzz_target!(|input: Input<'_>| match input {
     Input::Text(text) => {
-        shows_nothing(LoginForm::parse("the file", text).and_then(|form| {
+        shows_nothing(LoginForm::parse("the file", &planted(text)).and_then(|form| {
             no_secret_in(&format!("{form:?}"));
             form.into_credential("the file")
         }));
     }
-    Input::Url(url) => shows_nothing(Credential::from_url(url)),
+    Input::Url(url) => shows_nothing(Credential::from_url(&planted(url))),
     Input::Keys(keys) => {
         let mut form = LoginForm::default();
-        for (key, value) in keys {
-            form.set(key, value);
+        for (pick, value) in keys {
+            let key = KEYS[usize::from(pick) % KEYS.len()];
+            match key.to_ascii_lowercase().ends_with("password") {
+                true => form.set(key, &format!("{value}{NEEDLE}")),
+                false => form.set(key, &planted(value)),
+            }
         }
+        no_secret_in(&format!("{form:?}"));
         shows_nothing(form.into_credential("the folder"));
     }
     Input::Login(login) => login.comes_back(),
@@ -48,6 +69,10 @@ fuzz_target!(|input: Input<'_>| match input {
         assert!(!Refusal::is_authentication(code) || refusal == Refusal::Login);
     }
 });
+
+fn planted(text: &str) -> String {
+    text.replace('~', NEEDLE)
+}
 
 fn shows_nothing(read: Result<Credential, SourceError>) {
     match read {
@@ -75,15 +100,27 @@ impl Login<'_> {
         if [username, password, database].contains(&"") {
             return;
         }
+        // At either end: the other one is the fuzzer's.
+        let password = &*match port % 2 {
+            0 => format!("{password}{NEEDLE}"),
+            _ => format!("{NEEDLE}{password}"),
+        };
+        let open = [username, database].iter().any(|name| name.contains(NEEDLE));
         let address = Address::new().host("db.internal").port(port).database(database);
         let expected = Credential::new(username, password).with_address(address);
         let is_back = |form: &str, got: Result<Credential, SourceError>| match got {
             Ok(got) => {
+                if !open {
+                    no_secret_in(&format!("{got:?}"));
+                }
                 assert_eq!(got.username(), username, "{form}");
                 assert_eq!(got.expose_password(), password, "{form}");
                 assert_eq!(got.address(), expected.address(), "{form}");
             }
-            Err(e) => assert!(expected.fault().is_some(), "{form}: {e}"),
+            Err(e) => {
+                no_secret_in(&format!("{e} {e:?}"));
+                assert!(expected.fault().is_some(), "{form}: {e}");
+            }
         };
 
         let json = serde_json::json!({
