@@ -6,9 +6,9 @@
 //! that can be hashed and compared, and the machine's hold errors that can't be; what it would do
 //! for a search without liveness properties are the few lines below.
 
-use std::collections::HashSet;
-use std::fmt::{self, Write as _};
-use std::hash::{DefaultHasher, Hasher};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +54,7 @@ pub enum Choice {
     Lose(usize),
     /// Its answer is lost.
     LoseAnswer(usize),
-    /// The clock goes to what is due next.
+    /// The clock goes to what is due next, over requests that hang from then on.
     Turn,
     /// A borrower takes a connection.
     Borrow,
@@ -85,6 +85,8 @@ pub struct Explored {
     pub steps: u64,
     /// Histories that came to the end of their shutdown.
     pub finished: u64,
+    /// Expanded again.
+    pub again: u64,
     /// All there are within the bounds were visited.
     pub complete: bool,
     /// The first broken invariant, and how it came about.
@@ -99,16 +101,9 @@ struct Node {
     borrowers: u8,
     rotated: bool,
     away: bool,
+    /// Which of the pending requests hang: time has gone on over them.
+    hang: Vec<bool>,
     path: Vec<Choice>,
-}
-
-struct Hash(DefaultHasher);
-
-impl fmt::Write for Hash {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        self.0.write(s.as_bytes());
-        Ok(())
-    }
 }
 
 fn plan() -> Plan {
@@ -132,28 +127,27 @@ fn plan() -> Plan {
 }
 
 impl Node {
+    /// All that decides what can come of it, but for what may still happen to it.
     fn print(&self) -> u64 {
-        let mut hash = Hash(DefaultHasher::new());
         let w = &self.world;
-        // Writing into a hash can't fail.
-        let _ = write!(
-            hash,
-            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
-            w.machine,
-            w.vault,
-            w.pools,
-            w.held,
-            w.generations,
-            w.drains,
-            w.proofs,
-            w.pending,
-            w.unanswered,
-            w.real,
-            w.stopping,
-            w.finished,
-            (self.faults, self.turns, self.borrowers, self.rotated, self.away),
-        );
-        hash.0.finish()
+        let mut hash = DefaultHasher::new();
+        (&w.machine, &w.vault, &w.session, &w.pools, &w.held).hash(&mut hash);
+        (&w.generations, w.published, &w.drains, &w.pending).hash(&mut hash);
+        (&w.unanswered, w.last_failed, w.shortest_ttl, w.told).hash(&mut hash);
+        (w.stopping, w.start_failed, w.pools_closed, w.ever_late, w.real).hash(&mut hash);
+        for proofs in &w.proofs {
+            proofs.hash(&mut hash);
+        }
+        (self.borrowers, self.rotated, self.away, &self.hang).hash(&mut hash);
+        // Older ones count for nothing any more.
+        let from = w.real.before(invariants::stretch(w));
+        for at in w.mints.iter().filter(|at| **at >= from) {
+            at.hash(&mut hash);
+        }
+        for at in w.resets.iter().filter(|at| **at >= from) {
+            (0_u8, at).hash(&mut hash);
+        }
+        hash.finish()
     }
 
     fn choices(&self) -> Vec<Choice> {
@@ -168,7 +162,8 @@ impl Node {
                 }
             }
         }
-        if self.turns > 0 && world.next().is_some() {
+        let free = self.hang.iter().all(|hangs| *hangs);
+        if self.turns > 0 && (free || self.faults > 0) && world.next().is_some() {
             choices.push(Choice::Turn);
         }
         let borrowed = |c: &Conn| matches!(c.state, State::Borrowed(_));
@@ -201,21 +196,26 @@ impl Node {
         let world = &mut self.world;
         let fault = match choice {
             Choice::Answer(at) => {
+                self.hang.remove(at);
                 world.answer(at, false, false);
                 false
             }
             Choice::Lose(at) => {
+                self.hang.remove(at);
                 world.answer(at, true, false);
                 true
             }
             Choice::LoseAnswer(at) => {
+                self.hang.remove(at);
                 world.answer(at, false, true);
                 true
             }
             Choice::Turn => {
                 self.turns -= 1;
+                let begins = self.hang.contains(&false);
+                self.hang.fill(true);
                 world.turn();
-                false
+                begins
             }
             Choice::Borrow => {
                 self.borrowers -= 1;
@@ -260,6 +260,7 @@ impl Node {
         };
         self.faults -= u8::from(fault);
         world.settle_by_hand();
+        self.hang.resize(world.pending.len(), false);
     }
 }
 
@@ -355,35 +356,55 @@ impl World {
 pub fn explore(bounds: Bounds) -> Explored {
     let mut world = World::new(Arc::new(plan()));
     world.manual = true;
+    // Any request may hang.
+    world.calm = false;
     world.begin();
     let Bounds { faults, turns, borrowers, .. } = bounds;
     let first =
-        Node { world, faults, turns, borrowers, rotated: false, away: false, path: Vec::new() };
-    let mut seen = HashSet::from([first.print()]);
-    let mut open = vec![first];
-    let mut found = Explored { states: 1, steps: 0, finished: 0, complete: true, violation: None };
-    while let Some(node) = open.pop() {
-        for choice in node.choices() {
-            let mut next = node.clone();
-            next.take(choice);
-            found.steps += 1;
-            if let Some(violation) = next.world.violation.take() {
-                found.violation = Some((next.path, violation));
+        Node { world, faults, turns, borrowers, rotated: false, away: false, hang: vec![false], path: Vec::new() };
+    let (all_faults, all_turns) = (faults, turns);
+    let mut seen: HashMap<u64, u8> = HashMap::new();
+    seen.insert(first.print(), 0);
+    let layers = (usize::from(all_faults) + 1) * (usize::from(all_turns) + 1);
+    let mut open: Vec<Vec<Node>> = vec![Vec::new(); layers];
+    let place = |node: &Node| {
+        let used = usize::from(all_faults - node.faults);
+        used * (usize::from(all_turns) + 1) + usize::from(all_turns - node.turns)
+    };
+    open[0].push(first);
+    let mut found = Explored { states: 1, steps: 0, finished: 0, again: 0, complete: true, violation: None };
+    for layer in 0..layers {
+        eprintln!("layer {layer}: {} open, {found:?}", open[layer].len());
+        while let Some(node) = open[layer].pop() {
+            for choice in node.choices() {
+                let mut next = node.clone();
+                next.take(choice);
+                found.steps += 1;
+                if let Some(violation) = next.world.violation.take() {
+                    found.violation = Some((next.path, violation));
+                    return found;
+                }
+                let used = all_turns - next.turns;
+                match seen.entry(next.print()) {
+                    Entry::Vacant(new) => {
+                        found.states += 1;
+                        found.finished += u64::from(next.world.finished.is_some());
+                        new.insert(used);
+                    }
+                    Entry::Occupied(mut old) if *old.get() > used => {
+                        found.again += 1;
+                        old.insert(used);
+                    }
+                    Entry::Occupied(_) => continue,
+                }
+                if next.world.finished.is_none() && next.world.published <= bounds.generations {
+                    open[place(&next)].push(next);
+                }
+            }
+            if found.states >= bounds.states {
+                found.complete = false;
                 return found;
             }
-            if !seen.insert(next.print()) {
-                continue;
-            }
-            found.states += 1;
-            if next.world.finished.is_some() {
-                found.finished += 1;
-            } else if next.world.published <= bounds.generations {
-                open.push(next);
-            }
-        }
-        if found.states >= bounds.states {
-            found.complete = open.is_empty();
-            return found;
         }
     }
     found

@@ -221,7 +221,10 @@ fn mutations(base: u64) -> ExitCode {
 
 fn exhaustive(states: usize) -> ExitCode {
     let begun = Instant::now();
-    let bounds = Bounds { states, ..Bounds::FULL };
+    let mut bounds = Bounds { states, ..Bounds::FULL };
+    if let Ok(t) = std::env::var("T") { bounds.turns = t.parse().unwrap(); }
+    if let Ok(t) = std::env::var("F") { bounds.faults = t.parse().unwrap(); }
+    if let Ok(t) = std::env::var("B") { bounds.borrowers = t.parse().unwrap(); }
     let found = explore(bounds);
     println!("{bounds:?}");
     if let Some((path, violation)) = &found.violation {

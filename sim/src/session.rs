@@ -14,7 +14,7 @@ use crate::vault::{Refusal, TokenId, Vault};
 const LEAD: Duration = Duration::from_secs(40);
 
 /// One token, from login to its end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Epoch {
     /// The token.
     pub token: TokenId,
@@ -34,7 +34,7 @@ pub struct Epoch {
 }
 
 /// See the module.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Session {
     kind: TokenKind,
     epochs: BTreeMap<u32, Epoch>,

@@ -42,14 +42,14 @@ const DEFAULT_ROLL: Duration = Duration::from_secs(2);
 const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
 
 /// What the user may set; `None` is the default.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub struct Policy {
     pub grace: Option<Duration>,
     pub roll: Option<Duration>,
 }
 
 /// The policy worked out for leases of one TTL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     pub ttl: Option<Duration>,
     /// How long a drain may take: 30 s, or a quarter of the TTL.
@@ -167,7 +167,7 @@ pub(crate) fn news_pause(idle: u32) -> Duration {
 
 /// Permits for minting out of turn: a burst of two, then one per interval; the interval doubles,
 /// up to 5 minutes, while fresh credentials are themselves refused.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Limiter {
     tokens: u32,
     refilled: Time,

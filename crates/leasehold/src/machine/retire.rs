@@ -11,6 +11,7 @@ use crate::source::{ErrorKind, RevokeMode, SourceError};
 
 /// A superseded generation whose connections are going.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 pub(super) struct Draining {
     pub(super) login: Login,
     pub(super) generation: u64,
@@ -24,6 +25,7 @@ pub(super) struct Draining {
 
 /// A lease with no connections on it any more, to be given back.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 pub(super) struct Retiring {
     pub(super) login: Login,
     in_flight: bool,

@@ -1,7 +1,10 @@
 //! What the simulation looks at.
 
+use std::hash::{Hash, Hasher};
+
 use super::{Login, Machine, Remains};
 use crate::clock::Time;
+use crate::source::SourceError;
 
 /// Where a credential stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,4 +46,51 @@ impl Machine {
 #[must_use]
 pub fn goes_with_its_token(remains: &Remains) -> bool {
     remains.goes_with_its_token
+}
+
+/// What decides what it will do: not its dice, and not what it only tells.
+impl Hash for Machine {
+    fn hash<H: Hasher>(&self, into: &mut H) {
+        let Self {
+            policy,
+            rng: _,
+            limiter,
+            reads,
+            leases,
+            news_at,
+            idle_news,
+            attempts,
+            swaps,
+            renewals: _,
+            observations: _,
+            max_ttl,
+            current,
+            swapped_at,
+            expired_told,
+            reprove,
+            confirm_next,
+            rotation,
+            mints,
+            given_up,
+            draining,
+            retiring,
+            stopping,
+            last_error: _,
+            answered,
+            source_ok,
+            sealed: _,
+            out: _,
+        } = self;
+        (policy, limiter, reads, leases, news_at, idle_news).hash(into);
+        (attempts, swaps, max_ttl, current, swapped_at, expired_told).hash(into);
+        (reprove, confirm_next, rotation, mints, given_up).hash(into);
+        (draining, retiring, stopping, answered, source_ok).hash(into);
+    }
+}
+
+/// What is decided by: not its words.
+impl Hash for SourceError {
+    fn hash<H: Hasher>(&self, into: &mut H) {
+        (self.kind(), self.may_have_issued(), self.server_retry_after()).hash(into);
+    }
 }
