@@ -12,14 +12,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use leasehold::clock::{Time, hashed_from};
 use leasehold::simulation::Input;
 use leasehold::{ErrorKind, Observation, SourceError};
 
 use crate::invariants;
 use crate::plan::{Plan, PoolPlan, Source, TokenKind, Weather};
 use crate::pool::{Conn, Mark, State};
-use crate::postgres::Dial;
+use crate::postgres::{Dial, Secret};
 use crate::world::{Call, Violation, World};
+
+/// What timers are rounded up to.
+const TICK: Duration = Duration::from_millis(500);
 
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
@@ -127,26 +131,49 @@ fn plan() -> Plan {
 }
 
 impl Node {
-    /// All that decides what can come of it, but for what may still happen to it.
+    /// All that decides what can come of it, but for what may still happen to it. Instants count
+    /// by how far away they are.
     fn print(&self) -> u64 {
         let w = &self.world;
         let mut hash = DefaultHasher::new();
-        (&w.machine, &w.vault, &w.session, &w.pools, &w.held).hash(&mut hash);
-        (&w.generations, w.published, &w.drains, &w.pending).hash(&mut hash);
-        (&w.unanswered, w.last_failed, w.shortest_ttl, w.told).hash(&mut hash);
-        (w.stopping, w.start_failed, w.pools_closed, w.ever_late, w.real).hash(&mut hash);
-        for proofs in &w.proofs {
-            proofs.hash(&mut hash);
-        }
-        (self.borrowers, self.rotated, self.away, &self.hang).hash(&mut hash);
-        // Older ones count for nothing any more.
-        let from = w.real.before(invariants::stretch(w));
-        for at in w.mints.iter().filter(|at| **at >= from) {
-            at.hash(&mut hash);
-        }
-        for at in w.resets.iter().filter(|at| **at >= from) {
-            (0_u8, at).hash(&mut hash);
-        }
+        hashed_from(w.real, || {
+            // The server counts in whole seconds.
+            w.real.since_start().subsec_nanos().hash(&mut hash);
+            (&w.machine, &w.vault, &w.session, &w.pools, &w.held).hash(&mut hash);
+            (w.published, &w.drains, &w.unanswered, w.last_failed).hash(&mut hash);
+            (w.shortest_ttl, w.told, w.stopping, w.start_failed).hash(&mut hash);
+            (w.pools_closed, w.ever_late, w.finished.is_some()).hash(&mut hash);
+            (self.borrowers, self.rotated, self.away, &self.hang).hash(&mut hash);
+            for proofs in &w.proofs {
+                proofs.hash(&mut hash);
+            }
+            for call in &w.pending {
+                call.hash(&mut hash);
+                if let Call::Issue { sent, .. } | Call::Renew { sent, .. } = call {
+                    w.machine.is_overtaken(*sent).hash(&mut hash);
+                }
+            }
+            // What I7 looks back on.
+            let from = w.real.before(invariants::stretch(w));
+            for at in w.mints.iter().filter(|at| **at >= from) {
+                (1_u8, at).hash(&mut hash);
+            }
+            for at in w.resets.iter().filter(|at| **at >= from) {
+                (2_u8, at).hash(&mut hash);
+            }
+            for (number, generation) in &w.generations {
+                let of_it = |c: &Conn| c.generation == *number;
+                let over = generation.drained.is_some()
+                    && !w.held.contains_key(&generation.login)
+                    && !w.pools.iter().any(|pool| pool.conns.iter().any(of_it));
+                if !over {
+                    (3_u8, number, generation).hash(&mut hash);
+                } else if let Some(past) = generation.superseded.filter(|s| s.at >= from) {
+                    let served = (past.at - generation.since) * 2 >= generation.planned;
+                    (4_u8, number, past.at, served).hash(&mut hash);
+                }
+            }
+        });
         hash.finish()
     }
 
@@ -260,6 +287,7 @@ impl Node {
         };
         self.faults -= u8::from(fault);
         world.settle_by_hand();
+        world.renumber();
         self.hang.resize(world.pending.len(), false);
     }
 }
@@ -306,7 +334,10 @@ impl World {
 
     fn turn(&mut self) {
         if let Some(next) = self.next() {
-            self.go_to(next);
+            let tick = TICK.as_nanos();
+            let ticks = next.max(self.real).since_start().as_nanos().div_ceil(tick);
+            let next = Duration::from_nanos(u64::try_from(ticks * tick).unwrap_or(u64::MAX));
+            self.go_to(Time::from_start(next));
             self.wake();
         }
     }
@@ -340,6 +371,29 @@ impl World {
             }
             pool.sweep();
         }
+    }
+
+    /// Numbers that nobody knows any more are given again: what was lost leaves no trace.
+    fn renumber(&mut self) {
+        let pending = self.pending.iter().map(|call| match call {
+            Call::Issue { attempt, .. } => *attempt,
+            Call::Renew { login, attempt, .. } => *login.max(attempt),
+            Call::Revoke { login, .. } | Call::Prove { login, .. } => *login,
+            Call::Confirm { .. } => 0,
+        });
+        let waiting = self.machine.logins().filter_map(|(_, l)| l.renewal.in_flight);
+        let held = self.held.keys().chain(self.unanswered.keys()).copied();
+        let published = self.generations.values().map(|g| g.login);
+        let last = pending.chain(waiting).chain(held).chain(published).max();
+        let secrets = self.held.values().map(|held| held.secret);
+        let secrets = secrets.chain(self.generations.values().map(|g| g.secret));
+        let known = secrets.map(|secret| match secret {
+            Secret::Role { login, .. } => login.0,
+            Secret::Password(_) => 0,
+        });
+        let known = known.max().unwrap_or(0);
+        self.vault.renumber(known);
+        self.machine.renumber(last.unwrap_or(0));
     }
 
     fn settle_by_hand(&mut self) {

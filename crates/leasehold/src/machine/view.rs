@@ -2,8 +2,8 @@
 
 use std::hash::{Hash, Hasher};
 
-use super::{Login, Machine, Remains};
-use crate::clock::Time;
+use super::{Login, LoginId, Machine, Remains};
+use crate::clock::{Time, still_ahead};
 use crate::source::SourceError;
 
 /// Where a credential stands.
@@ -35,6 +35,17 @@ impl Machine {
         self.rotation.is_some()
     }
 
+    /// Whether a request was sent before one that has been answered well.
+    #[must_use]
+    pub fn is_overtaken(&self, sent: Time) -> bool {
+        sent < self.answered
+    }
+
+    /// Takes `last` for the highest number of an attempt that anybody still knows.
+    pub fn renumber(&mut self, last: LoginId) {
+        self.attempts = last;
+    }
+
     /// Starts the jitter anew, so that it depends on nothing that came before: for exploring
     /// histories in which the order of events is all that differs.
     pub fn reseed(&mut self, seed: u64) {
@@ -59,8 +70,11 @@ impl Hash for Machine {
             leases,
             news_at,
             idle_news,
-            attempts,
+            // The next number: see `renumber`.
+            attempts: _,
             swaps,
+            // Which of the later answers it counts less for: see `is_overtaken`.
+            answered: _,
             renewals: _,
             observations: _,
             max_ttl,
@@ -76,15 +90,15 @@ impl Hash for Machine {
             retiring,
             stopping,
             last_error: _,
-            answered,
             source_ok,
             sealed: _,
             out: _,
         } = self;
+        let (news_at, confirm_next) = (still_ahead(*news_at), still_ahead(*confirm_next));
         (policy, limiter, reads, leases, news_at, idle_news).hash(into);
-        (attempts, swaps, max_ttl, current, swapped_at, expired_told).hash(into);
+        (swaps, max_ttl, current, swapped_at, expired_told).hash(into);
         (reprove, confirm_next, rotation, mints, given_up).hash(into);
-        (draining, retiring, stopping, answered, source_ok).hash(into);
+        (draining, retiring, stopping, source_ok).hash(into);
     }
 }
 
