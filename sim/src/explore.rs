@@ -1,10 +1,9 @@
 //! Every order of a bounded set of events, over the same world and the same invariants.
 //!
-//! A plain search, depth first, that visits each state once. What bounds it (faults, turns of the
-//! clock, borrowers) is part of the state, so that the order of visits makes no difference, and
-//! depth first keeps few worlds in memory. A model checker was left out: `stateright` wants states
-//! that can be hashed and compared, and the machine's hold errors that can't be; what it would do
-//! for a search without liveness properties are the few lines below.
+//! A plain search that visits each state once: layer by layer of faults used and turns of the clock
+//! used, and depth first within a layer. So a state is left out only where it has been seen with as
+//! many faults and turns left, or more. States are compared by a hash of 64 bits of all that decides
+//! what can come of them; instants count in it by their distance from now.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,12 +27,10 @@ const TICK: Duration = Duration::from_millis(500);
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Faults in one history.
+    /// Faults in one history. A requested rotation and a borrower count as one each.
     pub faults: u8,
     /// Turns of the clock to the next thing that is due.
     pub turns: u8,
-    /// Borrowers that come.
-    pub borrowers: u8,
     /// Generations that are published; a history ends with the next.
     pub generations: u64,
     /// States, at most.
@@ -42,11 +39,9 @@ pub struct Bounds {
 
 impl Bounds {
     /// Two generations, three faults, a shutdown at any point.
-    pub const FULL: Self =
-        Self { faults: 3, turns: 4, borrowers: 1, generations: 2, states: 2_000_000 };
+    pub const FULL: Self = Self { faults: 3, turns: 4, generations: 2, states: 20_000_000 };
     /// The same in small.
-    pub const SMALL: Self =
-        Self { faults: 1, turns: 4, borrowers: 1, generations: 2, states: 15_000 };
+    pub const SMALL: Self = Self { faults: 1, turns: 6, generations: 2, states: 200_000 };
 }
 
 /// What can happen next.
@@ -102,8 +97,6 @@ struct Node {
     world: World,
     faults: u8,
     turns: u8,
-    borrowers: u8,
-    rotated: bool,
     away: bool,
     /// Which of the pending requests hang: time has gone on over them.
     hang: Vec<bool>,
@@ -143,7 +136,7 @@ impl Node {
             (w.published, &w.drains, &w.unanswered, w.last_failed).hash(&mut hash);
             (w.shortest_ttl, w.told, w.stopping, w.start_failed).hash(&mut hash);
             (w.pools_closed, w.ever_late, w.finished.is_some()).hash(&mut hash);
-            (self.borrowers, self.rotated, self.away, &self.hang).hash(&mut hash);
+            (self.away, &self.hang).hash(&mut hash);
             for proofs in &w.proofs {
                 proofs.hash(&mut hash);
             }
@@ -198,16 +191,14 @@ impl Node {
         if pool.is_some_and(|pool| pool.conns.iter().any(borrowed)) {
             choices.push(Choice::Return);
         }
-        if self.borrowers > 0 && pool.is_some_and(|p| !p.closed && !p.conns.iter().any(borrowed)) {
+        if self.faults > 0 && pool.is_some_and(|p| !p.closed && !p.conns.iter().any(borrowed)) {
             choices.push(Choice::Borrow);
         }
         if world.stopping.is_none() && world.published > 0 {
             choices.push(Choice::Shutdown);
-            if !self.rotated {
-                choices.push(Choice::Rotate);
-            }
             if self.faults > 0 {
-                choices.extend([Choice::RevokeByHand, Choice::Rejected, Choice::Revoked]);
+                choices.extend([Choice::Rotate, Choice::RevokeByHand]);
+                choices.extend([Choice::Rejected, Choice::Revoked]);
             }
         }
         match (self.away, self.faults) {
@@ -221,6 +212,7 @@ impl Node {
     fn take(&mut self, choice: Choice) {
         self.path.push(choice);
         let world = &mut self.world;
+        let first = world.published == 0;
         let fault = match choice {
             Choice::Answer(at) => {
                 self.hang.remove(at);
@@ -245,9 +237,8 @@ impl Node {
                 begins
             }
             Choice::Borrow => {
-                self.borrowers -= 1;
                 world.borrow();
-                false
+                true
             }
             Choice::Return => {
                 world.give_back();
@@ -276,9 +267,8 @@ impl Node {
                 false
             }
             Choice::Rotate => {
-                self.rotated = true;
                 world.feed(Input::Rotate);
-                false
+                true
             }
             Choice::Shutdown => {
                 world.shut_down();
@@ -286,6 +276,11 @@ impl Node {
             }
         };
         self.faults -= u8::from(fault);
+        if first && world.published > 0 {
+            // The pool opens its connection.
+            world.borrow();
+            world.give_back();
+        }
         world.settle_by_hand();
         world.renumber();
         self.hang.resize(world.pending.len(), false);
@@ -413,9 +408,8 @@ pub fn explore(bounds: Bounds) -> Explored {
     // Any request may hang.
     world.calm = false;
     world.begin();
-    let Bounds { faults, turns, borrowers, .. } = bounds;
-    let first =
-        Node { world, faults, turns, borrowers, rotated: false, away: false, hang: vec![false], path: Vec::new() };
+    let Bounds { faults, turns, .. } = bounds;
+    let first = Node { world, faults, turns, away: false, hang: vec![false], path: Vec::new() };
     let (all_faults, all_turns) = (faults, turns);
     let mut seen: HashMap<u64, u8> = HashMap::new();
     seen.insert(first.print(), 0);
@@ -426,9 +420,9 @@ pub fn explore(bounds: Bounds) -> Explored {
         used * (usize::from(all_turns) + 1) + usize::from(all_turns - node.turns)
     };
     open[0].push(first);
-    let mut found = Explored { states: 1, steps: 0, finished: 0, again: 0, complete: true, violation: None };
+    let mut found =
+        Explored { states: 1, steps: 0, finished: 0, again: 0, complete: true, violation: None };
     for layer in 0..layers {
-        eprintln!("layer {layer}: {} open, {found:?}", open[layer].len());
         while let Some(node) = open[layer].pop() {
             for choice in node.choices() {
                 let mut next = node.clone();
@@ -436,6 +430,7 @@ pub fn explore(bounds: Bounds) -> Explored {
                 found.steps += 1;
                 if let Some(violation) = next.world.violation.take() {
                     found.violation = Some((next.path, violation));
+                    found.complete = false;
                     return found;
                 }
                 let used = all_turns - next.turns;

@@ -221,10 +221,7 @@ fn mutations(base: u64) -> ExitCode {
 
 fn exhaustive(states: usize) -> ExitCode {
     let begun = Instant::now();
-    let mut bounds = Bounds { states, ..Bounds::FULL };
-    if let Ok(t) = std::env::var("T") { bounds.turns = t.parse().unwrap(); }
-    if let Ok(t) = std::env::var("F") { bounds.faults = t.parse().unwrap(); }
-    if let Ok(t) = std::env::var("B") { bounds.borrowers = t.parse().unwrap(); }
+    let bounds = Bounds { states, ..Bounds::FULL };
     let found = explore(bounds);
     println!("{bounds:?}");
     if let Some((path, violation)) = &found.violation {
@@ -232,6 +229,8 @@ fn exhaustive(states: usize) -> ExitCode {
         println!("{path:?}");
     }
     let line = serde_json::json!({
+        "faults": bounds.faults,
+        "turns": bounds.turns,
         "states": found.states,
         "steps": found.steps,
         "finished": found.finished,
@@ -240,7 +239,7 @@ fn exhaustive(states: usize) -> ExitCode {
         "seconds": begun.elapsed().as_secs(),
     });
     println!("{line}");
-    ExitCode::from(u8::from(found.violation.is_some()))
+    ExitCode::from(u8::from(found.violation.is_some() || !found.complete))
 }
 
 fn one(seed: u64) -> ExitCode {
