@@ -1,35 +1,36 @@
 //! Every order of a bounded set of events, over the same world and the same invariants.
 //!
-//! A plain search, depth first, that visits each state once. What bounds it (faults, turns of the
-//! clock, borrowers) is part of the state, so that the order of visits makes no difference, and
-//! depth first keeps few worlds in memory. A model checker was left out: `stateright` wants states
-//! that can be hashed and compared, and the machine's hold errors that can't be; what it would do
-//! for a search without liveness properties are the few lines below.
+//! A plain search that visits each state once: layer by layer of faults used and turns of the clock
+//! used, and depth first within a layer. So a state is left out only where it has been seen with as
+//! many faults and turns left, or more. States are compared by a hash of 64 bits of all that decides
+//! what can come of them; instants count in it by their distance from now.
 
-use std::collections::HashSet;
-use std::fmt::{self, Write as _};
-use std::hash::{DefaultHasher, Hasher};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use leasehold::clock::{Time, hashed_from};
 use leasehold::simulation::Input;
 use leasehold::{ErrorKind, Observation, SourceError};
 
 use crate::invariants;
 use crate::plan::{Plan, PoolPlan, Source, TokenKind, Weather};
 use crate::pool::{Conn, Mark, State};
-use crate::postgres::Dial;
+use crate::postgres::{Dial, Secret};
 use crate::world::{Call, Violation, World};
+
+/// What timers are rounded up to.
+const TICK: Duration = Duration::from_millis(500);
 
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Faults in one history.
+    /// Faults in one history. A requested rotation and a borrower count as one each.
     pub faults: u8,
     /// Turns of the clock to the next thing that is due.
     pub turns: u8,
-    /// Borrowers that come.
-    pub borrowers: u8,
     /// Generations that are published; a history ends with the next.
     pub generations: u64,
     /// States, at most.
@@ -38,11 +39,9 @@ pub struct Bounds {
 
 impl Bounds {
     /// Two generations, three faults, a shutdown at any point.
-    pub const FULL: Self =
-        Self { faults: 3, turns: 4, borrowers: 1, generations: 2, states: 2_000_000 };
+    pub const FULL: Self = Self { faults: 3, turns: 4, generations: 2, states: 20_000_000 };
     /// The same in small.
-    pub const SMALL: Self =
-        Self { faults: 1, turns: 4, borrowers: 1, generations: 2, states: 15_000 };
+    pub const SMALL: Self = Self { faults: 1, turns: 6, generations: 2, states: 200_000 };
 }
 
 /// What can happen next.
@@ -54,7 +53,7 @@ pub enum Choice {
     Lose(usize),
     /// Its answer is lost.
     LoseAnswer(usize),
-    /// The clock goes to what is due next.
+    /// The clock goes to what is due next, over requests that hang from then on.
     Turn,
     /// A borrower takes a connection.
     Borrow,
@@ -85,6 +84,8 @@ pub struct Explored {
     pub steps: u64,
     /// Histories that came to the end of their shutdown.
     pub finished: u64,
+    /// Expanded again.
+    pub again: u64,
     /// All there are within the bounds were visited.
     pub complete: bool,
     /// The first broken invariant, and how it came about.
@@ -96,19 +97,10 @@ struct Node {
     world: World,
     faults: u8,
     turns: u8,
-    borrowers: u8,
-    rotated: bool,
     away: bool,
+    /// Which of the pending requests hang: time has gone on over them.
+    hang: Vec<bool>,
     path: Vec<Choice>,
-}
-
-struct Hash(DefaultHasher);
-
-impl fmt::Write for Hash {
-    fn write_str(&mut self, s: &str) -> fmt::Result {
-        self.0.write(s.as_bytes());
-        Ok(())
-    }
 }
 
 fn plan() -> Plan {
@@ -132,28 +124,50 @@ fn plan() -> Plan {
 }
 
 impl Node {
+    /// All that decides what can come of it, but for what may still happen to it. Instants count
+    /// by how far away they are.
     fn print(&self) -> u64 {
-        let mut hash = Hash(DefaultHasher::new());
         let w = &self.world;
-        // Writing into a hash can't fail.
-        let _ = write!(
-            hash,
-            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
-            w.machine,
-            w.vault,
-            w.pools,
-            w.held,
-            w.generations,
-            w.drains,
-            w.proofs,
-            w.pending,
-            w.unanswered,
-            w.real,
-            w.stopping,
-            w.finished,
-            (self.faults, self.turns, self.borrowers, self.rotated, self.away),
-        );
-        hash.0.finish()
+        let mut hash = DefaultHasher::new();
+        hashed_from(w.real, || {
+            // The server counts in whole seconds.
+            w.real.since_start().subsec_nanos().hash(&mut hash);
+            (&w.machine, &w.vault, &w.session, &w.pools, &w.held).hash(&mut hash);
+            (w.published, &w.drains, &w.unanswered, w.last_failed).hash(&mut hash);
+            (w.shortest_ttl, w.told, w.stopping, w.start_failed).hash(&mut hash);
+            (w.pools_closed, w.ever_late, w.finished.is_some()).hash(&mut hash);
+            (self.away, &self.hang).hash(&mut hash);
+            for proofs in &w.proofs {
+                proofs.hash(&mut hash);
+            }
+            for call in &w.pending {
+                call.hash(&mut hash);
+                if let Call::Issue { sent, .. } | Call::Renew { sent, .. } = call {
+                    w.machine.is_overtaken(*sent).hash(&mut hash);
+                }
+            }
+            // What I7 looks back on.
+            let from = w.real.before(invariants::stretch(w));
+            for at in w.mints.iter().filter(|at| **at >= from) {
+                (1_u8, at).hash(&mut hash);
+            }
+            for at in w.resets.iter().filter(|at| **at >= from) {
+                (2_u8, at).hash(&mut hash);
+            }
+            for (number, generation) in &w.generations {
+                let of_it = |c: &Conn| c.generation == *number;
+                let over = generation.drained.is_some()
+                    && !w.held.contains_key(&generation.login)
+                    && !w.pools.iter().any(|pool| pool.conns.iter().any(of_it));
+                if !over {
+                    (3_u8, number, generation).hash(&mut hash);
+                } else if let Some(past) = generation.superseded.filter(|s| s.at >= from) {
+                    let served = (past.at - generation.since) * 2 >= generation.planned;
+                    (4_u8, number, past.at, served).hash(&mut hash);
+                }
+            }
+        });
+        hash.finish()
     }
 
     fn choices(&self) -> Vec<Choice> {
@@ -168,7 +182,8 @@ impl Node {
                 }
             }
         }
-        if self.turns > 0 && world.next().is_some() {
+        let free = self.hang.iter().all(|hangs| *hangs);
+        if self.turns > 0 && (free || self.faults > 0) && world.next().is_some() {
             choices.push(Choice::Turn);
         }
         let borrowed = |c: &Conn| matches!(c.state, State::Borrowed(_));
@@ -176,16 +191,14 @@ impl Node {
         if pool.is_some_and(|pool| pool.conns.iter().any(borrowed)) {
             choices.push(Choice::Return);
         }
-        if self.borrowers > 0 && pool.is_some_and(|p| !p.closed && !p.conns.iter().any(borrowed)) {
+        if self.faults > 0 && pool.is_some_and(|p| !p.closed && !p.conns.iter().any(borrowed)) {
             choices.push(Choice::Borrow);
         }
         if world.stopping.is_none() && world.published > 0 {
             choices.push(Choice::Shutdown);
-            if !self.rotated {
-                choices.push(Choice::Rotate);
-            }
             if self.faults > 0 {
-                choices.extend([Choice::RevokeByHand, Choice::Rejected, Choice::Revoked]);
+                choices.extend([Choice::Rotate, Choice::RevokeByHand]);
+                choices.extend([Choice::Rejected, Choice::Revoked]);
             }
         }
         match (self.away, self.faults) {
@@ -199,28 +212,33 @@ impl Node {
     fn take(&mut self, choice: Choice) {
         self.path.push(choice);
         let world = &mut self.world;
+        let first = world.published == 0;
         let fault = match choice {
             Choice::Answer(at) => {
+                self.hang.remove(at);
                 world.answer(at, false, false);
                 false
             }
             Choice::Lose(at) => {
+                self.hang.remove(at);
                 world.answer(at, true, false);
                 true
             }
             Choice::LoseAnswer(at) => {
+                self.hang.remove(at);
                 world.answer(at, false, true);
                 true
             }
             Choice::Turn => {
                 self.turns -= 1;
+                let begins = self.hang.contains(&false);
+                self.hang.fill(true);
                 world.turn();
-                false
+                begins
             }
             Choice::Borrow => {
-                self.borrowers -= 1;
                 world.borrow();
-                false
+                true
             }
             Choice::Return => {
                 world.give_back();
@@ -249,9 +267,8 @@ impl Node {
                 false
             }
             Choice::Rotate => {
-                self.rotated = true;
                 world.feed(Input::Rotate);
-                false
+                true
             }
             Choice::Shutdown => {
                 world.shut_down();
@@ -259,7 +276,14 @@ impl Node {
             }
         };
         self.faults -= u8::from(fault);
+        if first && world.published > 0 {
+            // The pool opens its connection.
+            world.borrow();
+            world.give_back();
+        }
         world.settle_by_hand();
+        world.renumber();
+        self.hang.resize(world.pending.len(), false);
     }
 }
 
@@ -305,7 +329,10 @@ impl World {
 
     fn turn(&mut self) {
         if let Some(next) = self.next() {
-            self.go_to(next);
+            let tick = TICK.as_nanos();
+            let ticks = next.max(self.real).since_start().as_nanos().div_ceil(tick);
+            let next = Duration::from_nanos(u64::try_from(ticks * tick).unwrap_or(u64::MAX));
+            self.go_to(Time::from_start(next));
             self.wake();
         }
     }
@@ -341,6 +368,29 @@ impl World {
         }
     }
 
+    /// Numbers that nobody knows any more are given again: what was lost leaves no trace.
+    fn renumber(&mut self) {
+        let pending = self.pending.iter().map(|call| match call {
+            Call::Issue { attempt, .. } => *attempt,
+            Call::Renew { login, attempt, .. } => *login.max(attempt),
+            Call::Revoke { login, .. } | Call::Prove { login, .. } => *login,
+            Call::Confirm { .. } => 0,
+        });
+        let waiting = self.machine.logins().filter_map(|(_, l)| l.renewal.in_flight);
+        let held = self.held.keys().chain(self.unanswered.keys()).copied();
+        let published = self.generations.values().map(|g| g.login);
+        let last = pending.chain(waiting).chain(held).chain(published).max();
+        let secrets = self.held.values().map(|held| held.secret);
+        let secrets = secrets.chain(self.generations.values().map(|g| g.secret));
+        let known = secrets.map(|secret| match secret {
+            Secret::Role { login, .. } => login.0,
+            Secret::Password(_) => 0,
+        });
+        let known = known.max().unwrap_or(0);
+        self.vault.renumber(known);
+        self.machine.renumber(last.unwrap_or(0));
+    }
+
     fn settle_by_hand(&mut self) {
         if self.finished.is_none() {
             self.tend_drains();
@@ -355,35 +405,55 @@ impl World {
 pub fn explore(bounds: Bounds) -> Explored {
     let mut world = World::new(Arc::new(plan()));
     world.manual = true;
+    // Any request may hang.
+    world.calm = false;
     world.begin();
-    let Bounds { faults, turns, borrowers, .. } = bounds;
-    let first =
-        Node { world, faults, turns, borrowers, rotated: false, away: false, path: Vec::new() };
-    let mut seen = HashSet::from([first.print()]);
-    let mut open = vec![first];
-    let mut found = Explored { states: 1, steps: 0, finished: 0, complete: true, violation: None };
-    while let Some(node) = open.pop() {
-        for choice in node.choices() {
-            let mut next = node.clone();
-            next.take(choice);
-            found.steps += 1;
-            if let Some(violation) = next.world.violation.take() {
-                found.violation = Some((next.path, violation));
+    let Bounds { faults, turns, .. } = bounds;
+    let first = Node { world, faults, turns, away: false, hang: vec![false], path: Vec::new() };
+    let (all_faults, all_turns) = (faults, turns);
+    let mut seen: HashMap<u64, u8> = HashMap::new();
+    seen.insert(first.print(), 0);
+    let layers = (usize::from(all_faults) + 1) * (usize::from(all_turns) + 1);
+    let mut open: Vec<Vec<Node>> = vec![Vec::new(); layers];
+    let place = |node: &Node| {
+        let used = usize::from(all_faults - node.faults);
+        used * (usize::from(all_turns) + 1) + usize::from(all_turns - node.turns)
+    };
+    open[0].push(first);
+    let mut found =
+        Explored { states: 1, steps: 0, finished: 0, again: 0, complete: true, violation: None };
+    for layer in 0..layers {
+        while let Some(node) = open[layer].pop() {
+            for choice in node.choices() {
+                let mut next = node.clone();
+                next.take(choice);
+                found.steps += 1;
+                if let Some(violation) = next.world.violation.take() {
+                    found.violation = Some((next.path, violation));
+                    found.complete = false;
+                    return found;
+                }
+                let used = all_turns - next.turns;
+                match seen.entry(next.print()) {
+                    Entry::Vacant(new) => {
+                        found.states += 1;
+                        found.finished += u64::from(next.world.finished.is_some());
+                        new.insert(used);
+                    }
+                    Entry::Occupied(mut old) if *old.get() > used => {
+                        found.again += 1;
+                        old.insert(used);
+                    }
+                    Entry::Occupied(_) => continue,
+                }
+                if next.world.finished.is_none() && next.world.published <= bounds.generations {
+                    open[place(&next)].push(next);
+                }
+            }
+            if found.states >= bounds.states {
+                found.complete = false;
                 return found;
             }
-            if !seen.insert(next.print()) {
-                continue;
-            }
-            found.states += 1;
-            if next.world.finished.is_some() {
-                found.finished += 1;
-            } else if next.world.published <= bounds.generations {
-                open.push(next);
-            }
-        }
-        if found.states >= bounds.states {
-            found.complete = open.is_empty();
-            return found;
         }
     }
     found

@@ -279,9 +279,7 @@ pub fn i7_one_fetch(world: &mut World, now: Time) {
     if world.plan.source != Source::Dynamic {
         return;
     }
-    let refill =
-        (world.shortest_ttl / 2).min(Duration::from_secs(30)).max(Duration::from_millis(500));
-    let stretch = refill * 2;
+    let stretch = stretch(world);
     let from = now.before(stretch);
     while world.mints.front().is_some_and(|at| *at < from) {
         world.mints.pop_front();
@@ -302,6 +300,11 @@ pub fn i7_one_fetch(world: &mut World, now: Time) {
             format!("{mints} requests to mint within {stretch:?}, {allowed} allowed"),
         );
     }
+}
+
+/// What is looked at for how rare mints are.
+pub(crate) fn stretch(world: &World) -> Duration {
+    (world.shortest_ttl / 2).min(Duration::from_secs(30)).max(Duration::from_millis(500)) * 2
 }
 
 /// What the driver holds has one place in the machine, and the other way round.

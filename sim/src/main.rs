@@ -229,6 +229,8 @@ fn exhaustive(states: usize) -> ExitCode {
         println!("{path:?}");
     }
     let line = serde_json::json!({
+        "faults": bounds.faults,
+        "turns": bounds.turns,
         "states": found.states,
         "steps": found.steps,
         "finished": found.finished,
@@ -237,7 +239,7 @@ fn exhaustive(states: usize) -> ExitCode {
         "seconds": begun.elapsed().as_secs(),
     });
     println!("{line}");
-    ExitCode::from(u8::from(found.violation.is_some()))
+    ExitCode::from(u8::from(found.violation.is_some() || !found.complete))
 }
 
 fn one(seed: u64) -> ExitCode {

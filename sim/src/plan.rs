@@ -58,7 +58,7 @@ pub enum Source {
 }
 
 /// What the source authenticates with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TokenKind {
     /// Log in anew at any time.
     AppRole,

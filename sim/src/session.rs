@@ -2,9 +2,10 @@
 //! given back. Its requests take no time; what can fail of them is up to the model of Vault.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use leasehold::clock::Time;
+use leasehold::clock::{Time, still_ahead};
 use leasehold::{ErrorKind, ParentState, SourceError};
 
 use crate::plan::TokenKind;
@@ -14,7 +15,7 @@ use crate::vault::{Refusal, TokenId, Vault};
 const LEAD: Duration = Duration::from_secs(40);
 
 /// One token, from login to its end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Epoch {
     /// The token.
     pub token: TokenId,
@@ -44,6 +45,14 @@ pub struct Session {
     failure: Option<SourceError>,
     /// A token was given, and there will be no other.
     given: bool,
+}
+
+impl Hash for Session {
+    fn hash<H: Hasher>(&self, into: &mut H) {
+        let Self { kind, epochs, current, not_before, failures, failure, given } = self;
+        (kind, epochs, current, still_ahead(*not_before)).hash(into);
+        (failures, failure, given).hash(into);
+    }
 }
 
 fn error(refusal: Refusal) -> SourceError {

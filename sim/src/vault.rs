@@ -663,6 +663,15 @@ impl Vault {
         self.next_id
     }
 
+    /// Gives numbers above `known` only, and above all that it knows itself.
+    pub(crate) fn renumber(&mut self, known: u32) {
+        let tokens = self.tokens.keys().map(|id| id.0);
+        let leases = self.leases.keys().map(|id| id.0);
+        let logins = self.pg_roles.keys().map(|id| id.0);
+        let last = tokens.chain(leases).chain(logins).max().unwrap_or(0);
+        self.next_id = last.max(known) + 1;
+    }
+
     // ---- how it works inside
 
     fn id(&mut self) -> u32 {

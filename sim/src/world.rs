@@ -29,7 +29,7 @@ use crate::vault::{AppRole, LeaseId, Role, Vault};
 const WALL: Duration = Duration::from_secs(1_800_000_000);
 
 /// A credential that the driver holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Held {
     /// Its lease, if it has one.
     pub lease: Option<LeaseId>,
@@ -57,7 +57,7 @@ fn username(secret: Secret) -> String {
 }
 
 /// A generation that was published.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Generation {
     /// Its login.
     pub login: LoginId,
@@ -80,7 +80,7 @@ pub struct Generation {
 }
 
 /// What holds for a superseded generation whatever the machine says.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub struct Superseded {
     /// When.
     pub at: Time,
@@ -91,7 +91,7 @@ pub struct Superseded {
 }
 
 /// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Drained {
     /// Nothing was left.
     Clean,
@@ -100,7 +100,7 @@ pub enum Drained {
 }
 
 /// A drain under way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Drain {
     /// Superseded connections may be handed out until then.
     pub roll_until: Time,
@@ -117,7 +117,7 @@ pub struct Drain {
 }
 
 /// A drain on one pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct DrainTask {
     pool: u32,
     rolled: bool,
@@ -125,7 +125,7 @@ pub struct DrainTask {
 }
 
 /// A request on its way.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 #[allow(missing_docs)] // the fields are those of the actions
 pub enum Call {
     /// For a credential.
@@ -260,7 +260,7 @@ pub struct World {
     watching: bool,
     /// The password that it has shown.
     shown: u32,
-    told: [u64; 3],
+    pub(crate) told: [u64; 3],
     requests: usize,
     pool_ids: u32,
     windows: storm::Windows,

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use leasehold::simulation::Mutation;
+use leasehold::simulation::{Mutation, break_mechanism};
 use leasehold_sim::explore::{Bounds, explore};
 use leasehold_sim::{history, mutate};
 
@@ -59,5 +59,26 @@ fn every_order_of_a_few_events_is_sound() {
     if let Some((path, v)) = found.violation {
         panic!("{:?} at {:?}: {}\n{path:?}", v.invariant, v.at, v.message);
     }
-    assert!(found.finished > 100, "{found:?}");
+    assert!(found.complete && found.finished > 100, "{found:?}");
+}
+
+/// One for each way of going wrong: what is ordered, what is revoked, what is forgotten.
+#[test]
+fn every_order_of_a_few_events_shows_what_is_broken() {
+    for mutation in [
+        Mutation::SkipsNumbers,
+        Mutation::DrainsBeforeTheSwap,
+        Mutation::RevokesUndrained,
+        Mutation::SwapsUnproven,
+        Mutation::WaitsForNoRevocation,
+        Mutation::ForgetsMints,
+        Mutation::DropsLateMints,
+        Mutation::ForgetsItsTimer,
+    ] {
+        break_mechanism(Some(mutation));
+        let found = explore(Bounds::SMALL);
+        break_mechanism(None);
+        let invariant = found.violation.map(|(_, v)| format!("{:?}", v.invariant));
+        assert_eq!(invariant.as_deref(), Some(mutation.invariant()), "{}", mutation.what());
+    }
 }

@@ -18,7 +18,8 @@ use crate::fold::Fold;
 pub const MAX_SLEEP: Duration = Duration::from_secs(5);
 
 /// An instant on a [`Clock`]'s axis, as the time since that clock was made.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[cfg_attr(not(feature = "simulation"), derive(Hash))]
 pub struct Time(Duration);
 
 impl Time {
@@ -47,6 +48,48 @@ impl Time {
     #[must_use]
     pub fn before(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(by))
+    }
+}
+
+#[cfg(feature = "simulation")]
+thread_local! {
+    static HASHED_FROM: std::cell::Cell<Option<Time>> = const { std::cell::Cell::new(None) };
+}
+
+/// Runs `hash`, in which an instant's hash is its distance from `now`: states that differ in when
+/// they were reached are one. The start of the clock stands for never, and so does what is further
+/// ahead than [`HORIZON`].
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub fn hashed_from<T>(now: Time, hash: impl FnOnce() -> T) -> T {
+    HASHED_FROM.set(Some(now));
+    let hashed = hash();
+    HASHED_FROM.set(None);
+    hashed
+}
+
+/// `at`, unless it is over for [`hashed_from`]: what is only waited for then makes no difference.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub fn still_ahead(at: Time) -> Option<Time> {
+    Some(at).filter(|at| HASHED_FROM.get().is_none_or(|now| *at > now))
+}
+
+/// How far an instant is looked at by [`hashed_from`].
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub const HORIZON: Duration = Duration::from_secs(900);
+
+#[cfg(feature = "simulation")]
+impl std::hash::Hash for Time {
+    fn hash<H: std::hash::Hasher>(&self, into: &mut H) {
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        match HASHED_FROM.get() {
+            Some(_) if *self == Self::ZERO => into.write_u64(1 << 63),
+            Some(now) if *self >= now => into.write_u64(nanos(now.until(*self).min(HORIZON))),
+            Some(now) => into.write_u64(nanos(now - *self).wrapping_neg()),
+            None => self.0.hash(into),
+        }
     }
 }
 

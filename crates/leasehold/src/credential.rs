@@ -249,7 +249,7 @@ impl fmt::Debug for Parent {
 }
 
 /// When a token ends, and whether anything can still be done about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ParentState {
     /// Its end as known now, on the shared [`Clock`](crate::clock::Clock). `None`: never.

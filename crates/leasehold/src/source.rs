@@ -89,7 +89,7 @@ pub trait CredentialSource: fmt::Debug + Send + Sync + 'static {
 }
 
 /// How a lease is revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RevokeMode {
     /// The answer comes when the login is gone. A refusal changes nothing and is ours to repeat.

@@ -26,7 +26,7 @@ pub struct Minted {
 }
 
 /// A credential that exists, in whatever stage.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Login {
     pub id: LoginId,
     pub generation: Option<u64>,
@@ -54,7 +54,7 @@ pub struct Login {
     pub planned_service: Duration,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub struct Renewal {
     pub at: Option<Time>,
     pub in_flight: Option<u64>,

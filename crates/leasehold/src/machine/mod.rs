@@ -76,7 +76,7 @@ pub enum Input {
 }
 
 /// How many of the attached pools said what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Proofs {
     pub proven: usize,
     pub rejected: usize,
@@ -126,7 +126,7 @@ pub enum Action {
 }
 
 /// How a lease is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Revocation {
     /// As the source revokes.
     Mode(RevokeMode),

@@ -42,14 +42,14 @@ const DEFAULT_ROLL: Duration = Duration::from_secs(2);
 const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
 
 /// What the user may set; `None` is the default.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub struct Policy {
     pub grace: Option<Duration>,
     pub roll: Option<Duration>,
 }
 
 /// The policy worked out for leases of one TTL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     pub ttl: Option<Duration>,
     /// How long a drain may take: 30 s, or a quarter of the TTL.
@@ -176,6 +176,15 @@ pub struct Limiter {
 
 const BURST: u32 = 2;
 const SLOWEST: Duration = Duration::from_secs(300);
+
+#[cfg(feature = "simulation")]
+impl std::hash::Hash for Limiter {
+    fn hash<H: std::hash::Hasher>(&self, into: &mut H) {
+        // A full one counts from when it is next drawn on.
+        let refilled = (self.tokens < BURST).then_some(self.refilled);
+        (self.tokens, refilled, self.doublings).hash(into);
+    }
+}
 
 impl Limiter {
     pub(crate) fn new(now: Time) -> Self {

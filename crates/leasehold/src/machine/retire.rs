@@ -12,6 +12,7 @@ use crate::source::{ErrorKind, RevokeMode, SourceError};
 
 /// A superseded generation whose connections are going.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 pub(super) struct Draining {
     pub(super) login: Login,
     pub(super) generation: u64,
@@ -25,6 +26,7 @@ pub(super) struct Draining {
 
 /// A lease with no connections on it any more, to be given back.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 pub(super) struct Retiring {
     pub(super) login: Login,
     /// When the request was sent that is not answered yet.

@@ -11,6 +11,7 @@ use crate::source::SourceError;
 
 /// A rotation that is wanted, up to its swap.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 pub(super) struct Rotation {
     pub(super) reason: Reason,
     /// Planned, of a generation that did its work: draws no permit for its first mint.
@@ -38,6 +39,7 @@ pub(super) struct Rotation {
 
 /// Where the proof of the candidate stands.
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 struct Proof {
     running: bool,
     failures: u32,
@@ -47,6 +49,7 @@ struct Proof {
 
 /// The current generation went live without having been proven on every pool.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 pub(super) struct Reprove {
     pub(super) at: Option<Time>,
     failures: u32,
@@ -54,6 +57,7 @@ pub(super) struct Reprove {
 
 /// A request to mint that has not been answered.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 pub(super) struct Mint {
     attempt: u64,
     started: Time,

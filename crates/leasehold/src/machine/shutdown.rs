@@ -10,6 +10,7 @@ use crate::source::ErrorKind;
 
 /// A shutdown under way.
 #[derive(Clone, Debug)]
+#[cfg_attr(feature = "simulation", derive(Hash))]
 pub(super) struct Stopping {
     pub(super) wrap_up: Time,
     finished: bool,
