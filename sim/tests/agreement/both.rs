@@ -537,10 +537,14 @@ impl Both {
             Step::AwaitLeader => {
                 // A node that stepped down takes over again at once where there is no other, and
                 // for some ten seconds may leave off once more.
+                let begun = tokio::time::Instant::now();
                 let mut in_a_row = 0;
                 while in_a_row < 120 {
-                    let (status, _) = stack.vault_request("GET", "sys/mounts", None).await.unwrap();
+                    let (status, reply) =
+                        stack.vault_request("GET", "sys/mounts", None).await.unwrap();
                     in_a_row = if status == 200 { in_a_row + 1 } else { 0 };
+                    let waited = begun.elapsed();
+                    assert!(waited < PATIENCE * 5, "after {waited:?} still {status} {reply}");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
                 Seen::Done

@@ -142,6 +142,6 @@ mod mutations {
         /// a lease that a shutdown had to leave is not reported
         ReportsNothing: "I9ReportIsExact",
         /// a panic of the source goes unanswered
-        AnswersNoPanic: "I6RecoversByItself",
+        AnswersNoPanic: "I9NoTaskIsLeft",
     }
 }
