@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use leasehold::Remains;
 use leasehold::clock::Time;
-use leasehold::simulation::{Proofs, Stage, policy};
+use leasehold::simulation::{LoginId, Proofs, Stage, policy};
 
 use crate::plan::{Source, TokenKind};
-use crate::pool::{Conn, Mark};
+use crate::pool::{Conn, Mark, Pool};
 use crate::postgres::Postgres;
 use crate::vault::{LeaseState, TokenId};
 use crate::world::{Drained, World};
@@ -34,6 +34,9 @@ use Invariant as I;
 
 /// How much two clocks that agree may differ: what is taken for slewing.
 const SLACK: Duration = Duration::from_millis(60);
+
+/// What the documentation says that a roll lasts, but no longer than an eighth of the grace.
+const DEFAULT_ROLL: Duration = Duration::from_secs(2);
 
 /// What a batch token is granted, and what is cut to its end, ends up to this much before what the
 /// answer says: the token carries its times in whole seconds. The leeway has a second for it.
@@ -97,8 +100,8 @@ pub fn i2_handed_out_is_alive(world: &mut World, pool: usize, conn: Conn) {
     if superseded.gone && generation.leased {
         world.violate(I::I2, format!("rolls generation {number}, which it was told is gone"));
     }
-    // A roll that the clock has not been read for ends at the next look.
-    let latest = superseded.at + superseded.terms.grace / 8 + leasehold::clock::MAX_SLEEP;
+    let roll = world.plan.roll.unwrap_or(DEFAULT_ROLL).min(superseded.terms.grace / 8);
+    let latest = superseded.at + roll;
     if now > latest {
         world.violate(
             I::I2,
@@ -402,18 +405,31 @@ fn i8_and_i12_no_longer_than_the_server_says(world: &mut World) {
 
 // ---- I9: nothing left behind
 
-/// A shutdown that reports no drain as unfinished has left no connection.
+/// A shutdown lets its drains come to their end, if there is time; each connection that it leaves
+/// is one that could not be ended at the deadline, or its login is reported.
 pub fn i9_nothing_is_left_in_pools(world: &mut World, remains: &[Remains]) {
-    let unfinished = remains.iter().any(|r| r.why.contains("connections"));
-    let static_ones = !matches!(world.plan.source, Source::Dynamic);
-    let left: usize = world.pools.iter().map(|pool| pool.conns.len()).sum();
-    if left > 0 && !(unfinished || world.ever_late || static_ones || !world.drains.is_empty()) {
+    let running = world.drains.len();
+    if running > 0 && world.stopping.is_some_and(|deadline| world.believed() < deadline) {
+        world.violate(I::I9, format!("finishes while {running} drains run"));
+    }
+    let reported = |generation: u64| {
+        let name = world.secret(generation).map(crate::world::username);
+        remains.iter().any(|r| r.username == name && r.why.contains("connections"))
+    };
+    let left = |pool: &Pool| {
+        let known = |n: u64| pool.overdue.contains(&n) || reported(n);
+        pool.conns.iter().filter(|conn| !known(conn.generation)).count()
+    };
+    let left: usize = world.pools.iter().map(left).sum();
+    if left > 0 {
         world.violate(I::I9, format!("{left} connections are left, and none is reported"));
     }
 }
 
 /// The report of a shutdown names every lease that is left, and none that is not.
-pub fn i9_the_report_is_exact(world: &mut World, tokens_left: &[TokenId]) {
+///
+/// `gone` are those whose leases had ended before the tokens were given back.
+pub fn i9_the_report_is_exact(world: &mut World, tokens_left: &[TokenId], gone: &[LoginId]) {
     let remains = world.finished.clone().unwrap_or_default();
     let mints = remains.iter().filter(|r| r.username.is_none()).count();
     if mints != world.unanswered.len() {
@@ -439,7 +455,7 @@ pub fn i9_the_report_is_exact(world: &mut World, tokens_left: &[TokenId]) {
                 && !over
                 && !held.unsure
                 && !world.is_request_open(*login)
-                && !world.plan.token.is_own() =>
+                && gone.contains(login) =>
             {
                 wrong.push((*login, "is reported, and not there"));
             }

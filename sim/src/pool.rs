@@ -1,6 +1,7 @@
 //! A pool and its hooks as a model: connections by generation, what is handed out, what a drain
 //! closes and when.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use leasehold::clock::Time;
@@ -57,6 +58,8 @@ pub struct Pool {
     pub closed: bool,
     /// What it has.
     pub conns: Vec<Conn>,
+    /// Generations that had connections here which the deadline of their drain did not end.
+    pub overdue: BTreeSet<u64>,
 }
 
 impl Pool {
@@ -64,13 +67,28 @@ impl Pool {
     #[must_use]
     pub fn new(id: u32, plan: PoolPlan, installed: u64) -> Self {
         let PoolPlan { aborts, max, lag } = plan;
-        Self { id, aborts, max, lag, installed, closed: false, conns: Vec::new() }
+        Self {
+            id,
+            aborts,
+            max,
+            lag,
+            installed,
+            closed: false,
+            conns: Vec::new(),
+            overdue: BTreeSet::new(),
+        }
     }
 
     /// Connections of a generation, dials in flight included.
     #[must_use]
     pub fn count(&self, generation: u64) -> usize {
         self.conns.iter().filter(|c| c.generation == generation).count()
+    }
+
+    /// The deadline of a drain came: what is left of the generation, whose lease does not end it.
+    pub fn outlived(&mut self, generation: u64) -> usize {
+        self.overdue.insert(generation);
+        self.count(generation)
     }
 
     /// The swap: what was superseded before has had its time.

@@ -49,7 +49,7 @@ impl Held {
     }
 }
 
-fn username(secret: Secret) -> String {
+pub(crate) fn username(secret: Secret) -> String {
     match secret {
         Secret::Role { login, .. } => format!("v{}", login.0),
         Secret::Password(_) => "app".to_owned(),
@@ -253,8 +253,6 @@ pub struct World {
     pub(crate) start_failed: bool,
     pub(crate) pools_closed: bool,
     pub(crate) finished: Option<Vec<Remains>>,
-    /// Some drain met its deadline: what was borrowed then may still be.
-    pub(crate) ever_late: bool,
     watches: u64,
     /// The source waits for news.
     watching: bool,
@@ -325,7 +323,6 @@ impl World {
             start_failed: false,
             pools_closed: false,
             finished: None,
-            ever_late: false,
             watches: 0,
             watching: false,
             shown: 0,

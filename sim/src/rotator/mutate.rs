@@ -13,12 +13,14 @@ pub struct Found {
     pub violation: Violation,
 }
 
-/// Breaks the mechanism and runs the histories of the first `most` seeds until one notices.
+/// Breaks the mechanism and runs the histories of the first `most` seeds until one shows it as a
+/// violation of its own invariant.
 #[must_use]
 pub fn find(mutation: Mutation, most: u64) -> Option<Found> {
     break_mechanism(Some(mutation));
     let found = (0..most).find_map(|seed| {
-        let violation = run(seed).violations.into_iter().next()?;
+        let own = |v: &Violation| format!("{:?}", v.invariant) == mutation.invariant();
+        let violation = run(seed).violations.into_iter().find(own)?;
         Some(Found { seed, violation })
     });
     break_mechanism(None);

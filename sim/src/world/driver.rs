@@ -8,6 +8,7 @@ use leasehold::{ErrorKind, Event, Observation, Remains, RevokeMode};
 
 use super::{Call, Drain, DrainTask, Ev, Generation, Superseded, World};
 use crate::invariants;
+use crate::vault::LeaseState;
 
 impl World {
     /// Gives the machine an input and does what it says.
@@ -278,6 +279,13 @@ impl World {
                 self.session.release(epoch, now);
             }
         }
+        let ended: Vec<_> = (self.held.iter())
+            .filter(|(_, held)| {
+                let lease = held.lease.and_then(|lease| self.vault.lease(lease));
+                lease.is_none_or(|lease| lease.state != LeaseState::Live)
+            })
+            .map(|(login, _)| *login)
+            .collect();
         let left = self.session.close(&mut self.vault, self.real, now);
         let gone: Vec<String> = (self.held.values())
             .filter(|held| {
@@ -293,6 +301,6 @@ impl World {
             !(goes && r.username.as_ref().is_some_and(|user| gone.contains(user)))
         });
         self.finished = Some(remains);
-        invariants::i9_the_report_is_exact(self, &left);
+        invariants::i9_the_report_is_exact(self, &left, &ended);
     }
 }

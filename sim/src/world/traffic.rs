@@ -172,7 +172,6 @@ impl World {
                 }
             }
             if drain.tasks.iter().all(|task| task.done) {
-                self.ever_late |= drain.late;
                 let ended = if drain.late { Drained::AtDeadline } else { Drained::Clean };
                 if let Some(generation) = self.generations.get_mut(&number) {
                     generation.drained = Some(ended);
@@ -233,19 +232,16 @@ impl World {
         }
         task.done = true;
         drain.late = true;
-        let left = pool.count(number);
         let alive = !dead && drain.lease_end.is_none_or(|end| now < end);
         let aborts = pool.aborts;
-        if !leased || !alive {
-            drain.left += left;
-            return;
-        }
-        let ends = up && self.postgres.lets_in(&self.vault, secret, self.pools[place].lag, real);
-        if ends || aborts {
-            invariants::i3_borrowed_is_safe(self, number, now, left);
-            self.pools[place].conns.retain(|c| c.generation != number);
+        let lag = pool.lag;
+        let ends = aborts || (up && self.postgres.lets_in(&self.vault, secret, lag, real));
+        if leased && alive && ends {
+            let taken = pool.count(number);
+            pool.conns.retain(|c| c.generation != number);
+            invariants::i3_borrowed_is_safe(self, number, now, taken);
         } else {
-            drain.left += left;
+            drain.left += pool.outlived(number);
         }
     }
 }

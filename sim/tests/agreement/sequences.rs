@@ -88,7 +88,7 @@ pub(crate) fn all() -> Vec<Sequence> {
             Login, Issue(0), Issue(0), SetRole(None), Renew(0, 0, 0), Issue(0), Lookup(0, 0),
             Revoke(0, 0), SetRole(Some(HOUR)), Renew(0, 1, 0),
         ]),
-        any("a lease dies with its token", HOUR, AppRole::new(4, 4), &[
+        any("a lease dies with its token", HOUR, AppRole::new(8, 8), &[
             Login, Issue(0), Renew(0, 0, 7200), Lookup(0, 0), TokenGone(0), Renew(0, 0, 0),
             Issue(0), LookupToken(0), RenewToken(0, 0), RevokeToken(0),
         ]),
@@ -115,11 +115,11 @@ pub(crate) fn all() -> Vec<Sequence> {
             Login, Issue(0), SetAppRole(None), RenewToken(0, 0), Login, Renew(0, 0, 0), Issue(0),
             LookupToken(0), RevokeToken(0),
         ]),
-        any("another token looks after a lease that dies with its own", HOUR, AppRole::new(4, 60), &[
+        any("another token looks after a lease that dies with its own", HOUR, AppRole::new(8, 60), &[
             Login, Login, RenewToken(1, 60), Issue(0), Issue(1), Renew(1, 0, 7200), Lookup(1, 0),
             TokenGone(0), Renew(1, 0, 0), Renew(1, 1, 0), Revoke(1, 1),
         ]),
-        any("a batch token cuts its leases", HOUR, batch(4), &[
+        any("a batch token cuts its leases", HOUR, batch(8), &[
             Login, Issue(0), At(1200), Renew(0, 0, 0), Renew(0, 0, 7200), Lookup(0, 0),
             RenewToken(0, 0), RevokeToken(0), RevokeTokenByHand(0), Gone(0), Renew(0, 0, 0),
         ]),
@@ -158,15 +158,15 @@ pub(crate) fn all() -> Vec<Sequence> {
             Renew(0, 0, 0), AllowDrops(0), Revoke(0, 0),
         ]),
         any("an expired lease that Postgres keeps is ended by the server in the end",
-            role(2, 60), LONG, &[
-            Login, Issue(0), RefuseDrops(0), At(2600), Renew(0, 0, 0), Lookup(0, 0), AllowDrops(0),
+            role(8, 60), LONG, &[
+            Login, Issue(0), RefuseDrops(0), At(8600), Renew(0, 0, 0), Lookup(0, 0), AllowDrops(0),
             Gone(0), Renew(0, 0, 0),
         ]),
         any("force forgets a lease and leaves its role", HOUR, LONG, &[
             Login, Issue(0), RefuseDrops(0), RevokeByForce(0), Renew(0, 0, 0), Lookup(0, 0),
             Revoke(0, 0), AllowDrops(0),
         ]),
-        any("a token ends while Postgres refuses to drop", HOUR, AppRole::new(2, 2), &[
+        any("a token ends while Postgres refuses to drop", HOUR, AppRole::new(8, 8), &[
             Login, Root, Issue(0), RefuseDrops(0), TokenGone(0), Renew(1, 0, 0), AllowDrops(0),
             Revoke(1, 0),
         ]),
@@ -178,8 +178,8 @@ pub(crate) fn all() -> Vec<Sequence> {
         vault("what ends while sealed ends at the unsealing", role(2, 60), LONG, &[
             Login, Issue(0), Seal, At(3500), Renew(0, 0, 0), Unseal, Renew(0, 0, 0), Lookup(0, 0),
         ]),
-        vault("a token ends while sealed", HOUR, AppRole::new(2, 4), &[
-            Login, Issue(0), Seal, At(3500), RenewToken(0, 0), Unseal, RenewToken(0, 0), Root,
+        vault("a token ends while sealed", HOUR, AppRole::new(8, 16), &[
+            Login, Issue(0), Seal, At(9500), RenewToken(0, 0), Unseal, RenewToken(0, 0), Root,
             Renew(1, 0, 0),
         ]),
         vault("a restart loses nothing", HOUR, LONG, &[
@@ -211,7 +211,7 @@ pub(crate) fn all() -> Vec<Sequence> {
             Login, Issue(0), StopPostgres, At(2600), Renew(0, 0, 0), Revoke(0, 0), Lookup(0, 0),
             StartPostgres, Renew(0, 0, 0), Revoke(0, 0), Renew(0, 0, 0),
         ]),
-        postgres("a token ends while Postgres is down", HOUR, AppRole::new(2, 2), &[
+        postgres("a token ends while Postgres is down", HOUR, AppRole::new(8, 8), &[
             Login, Root, Issue(0), StopPostgres, TokenGone(0), Renew(1, 0, 0), StartPostgres,
             RevokeByHand(0), Renew(1, 0, 0),
         ]),

@@ -111,6 +111,8 @@ mod mutations {
         IgnoresTheToken: "I8",
         /// a shutdown neither waits for revocations nor reports them
         WaitsForNoRevocation: "I9",
+        /// a shutdown finishes while drains run
+        FinishesOverDrains: "I9",
         /// a shutdown forgets mints that hang
         ForgetsMints: "I9",
         /// a failed mint sets no timer
@@ -120,26 +122,26 @@ mod mutations {
 
         driver:
         /// a credential that came in after the driver's end is not revoked
-        KeepsLateMints: "I7",
+        KeepsLateMints: "I7LateCredentialsAreRevoked",
         /// a generation is published before the pools have it
-        PublishesBeforeInstalling: "I1",
+        PublishesBeforeInstalling: "I1NewMeansCurrent",
         /// pools are installed without the swap lock
-        SwapsWithoutTheLock: "I1",
+        SwapsWithoutTheLock: "I1AttachedUnderTheSwapLock",
         /// a panic of the driver ends it
-        RestartsNoMore: "I11",
+        RestartsNoMore: "I11SurvivesAPanic",
         /// a mint is a task of the driver's, and cut off with it
-        CutsMintsOff: "I7",
+        CutsMintsOff: "I7MintsRunToTheirEnd",
         /// what changes is not published to health
-        PublishesNoStatus: "I11",
+        PublishesNoStatus: "I11HealthIsFresh",
         /// the end of the driver is told to nobody
-        EndsInSilence: "I11",
+        EndsInSilence: "I11NeverSilent",
         /// the tasks of the driver are left to themselves
-        LeavesTasks: "I9",
+        LeavesTasks: "I9NoTaskIsLeft",
         /// subscribers are not woken by a swap
-        WakesNoSubscriber: "I11",
+        WakesNoSubscriber: "I11NeverSilent",
         /// a lease that a shutdown had to leave is not reported
-        ReportsNothing: "I9",
+        ReportsNothing: "I9ReportIsExact",
         /// a panic of the source goes unanswered
-        AnswersNoPanic: "I6",
+        AnswersNoPanic: "I9NoTaskIsLeft",
     }
 }

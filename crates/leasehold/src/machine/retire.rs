@@ -91,7 +91,8 @@ impl Machine {
         login.renewal.at = (short && !login.last && trusted).then_some(now);
         let (deadline, lease_end) = drain_terms(&login, limit, now);
         let roll_until = if trusted { (now + terms.roll).min(deadline) } else { now };
-        let roll_until = if broken!(RollsForTheWholeGrace) { deadline } else { roll_until };
+        let long = trusted && broken!(RollsForTheWholeGrace);
+        let roll_until = if long { deadline } else { roll_until };
         self.out.push(Action::Drain { generation, roll_until, deadline, lease_end });
         let draining = Draining { login, generation, since: now, limit, deadline, lease_end };
         self.draining.push(draining);

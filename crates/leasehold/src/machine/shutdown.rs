@@ -78,7 +78,8 @@ impl Machine {
         // What is left to its TTL is not waited for.
         let settled = self.retiring.iter().all(|r| r.left.is_some());
         let settled = settled || broken!(WaitsForNoRevocation);
-        let clear = asked && self.draining.is_empty() && settled;
+        let drained = self.draining.is_empty() || broken!(FinishesOverDrains);
+        let clear = asked && drained && settled;
         if stopping.finished || !(clear || now >= stopping.wrap_up) {
             return;
         }

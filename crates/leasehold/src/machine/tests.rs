@@ -564,6 +564,40 @@ fn i9_what_is_over_by_our_reckoning_is_revoked_all_the_same() {
     assert!(actions.iter().any(forgotten), "{actions:?}");
 }
 
+/// Servers tell TTLs and a batch token's end in whole seconds: what is told may be cut off by almost
+/// one, so a lease that nobody could revoke is looked after for one more.
+#[test]
+fn i7_a_lease_that_could_not_be_revoked_is_forgotten_a_second_after_its_end() {
+    let start = Time::from_start(Duration::from_secs(1));
+    let token_ends = start + Duration::from_secs(60);
+    let batch = ParentState { ends: Some(token_ends), renewing: false, replaceable: true };
+    for (parent, end) in [(None, start + Duration::from_secs(600)), (Some(batch), token_ends)] {
+        let (mut machine, mut now) = in_service(Minted { parent, ..minted("first", true) });
+        let login = asked(&machine.handle(now, Input::Rotate)).expect("a permit is left");
+        let result = Ok(minted("second", true));
+        machine.handle(now, Input::Issued { attempt: login, sent: now, result });
+        machine.handle(now, Input::Proved { login, proofs: Proofs::default() });
+        assert_eq!(machine.swaps, 2);
+        let drained = Input::Drained { generation: 1, forced: Vec::new(), left: 0 };
+        let mut actions = machine.handle(now, drained);
+        let (mut refused, mut latest) = (0, now);
+        let is_first = |login: &LoginId| *login == 1;
+        while !actions.iter().any(|a| matches!(a, Action::Forget { login } if is_first(login))) {
+            let revokes = |a: &Action| matches!(a, Action::Revoke { login, .. } if is_first(login));
+            actions = if actions.iter().any(revokes) {
+                (refused, latest) = (refused + 1, now);
+                let error = SourceError::new(ErrorKind::Unreachable, "away");
+                machine.handle(now, Input::Revoked { login: 1, result: Err(error) })
+            } else {
+                now = machine.next_deadline().expect("it is looked after").max(now);
+                machine.handle(now, Input::Tick)
+            };
+        }
+        assert_eq!(now, end + Duration::from_secs(1), "{refused} refused, the last at {latest:?}");
+        assert!(refused > 2, "{refused}");
+    }
+}
+
 /// A replica that lags by seconds refuses every new login at first, and a newer one longer still.
 #[test]
 fn i5_a_login_that_a_lagging_replica_refuses_at_first_is_waited_for() {
