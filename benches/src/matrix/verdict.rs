@@ -156,8 +156,14 @@ fn excuse(seen: &Seen<'_>, op: &Op, late: &mut usize) -> Result<&'static str, St
         }
         _ => {}
     }
+    // Until the pool hands out none of the login that was over.
+    let rolled = |from: Instant| {
+        let old = seen.told.lives.values().filter(|life| life.swapped <= from);
+        old.filter_map(|life| life.rolled).max()
+    };
     let ended = |(from, until): &(Instant, Option<Instant>)| {
-        op.ended() >= *from && until.is_none_or(|until| op.begun <= until)
+        op.ended() >= *from
+            && until.is_none_or(|until| op.begun <= rolled(*from).map_or(until, |r| r.max(until)))
     };
     if login && (op.barren || seen.told.barren.iter().any(ended)) {
         return Ok(LEASE_OVER);
@@ -304,6 +310,26 @@ mod tests {
             issue.at = before;
         }
         assert!(excused(&scene, 17, Some("new")));
+    }
+
+    #[test]
+    fn a_lease_that_was_over_excuses_until_its_roll_has_ended() {
+        let mut scene = scenery();
+        scene.told.barren.push((scene.at(13), Some(scene.at(14))));
+        let rolled = scene.at(15);
+        if let Some(life) = scene.told.lives.get_mut(&1) {
+            life.rolled = Some(rolled);
+        }
+        let sealed = cell(Fault::Admin(Admin::Seal), Phase::Renew);
+        let excused = |secs| {
+            let refused = failure("42501", false, false, "permission denied");
+            let op = op(scene.at(secs), None, refused);
+            excuse(&scene.seen(sealed), &op, &mut 0) == Ok(LEASE_OVER)
+        };
+        assert!(!excused(12));
+        assert!(excused(13));
+        assert!(excused(15));
+        assert!(!excused(16));
     }
 
     #[test]
