@@ -7,7 +7,7 @@ use leasehold_testkit::LoginRecord;
 
 use super::cell::{Ending, POOL};
 use super::cells::{Cell, Excuse, Phase};
-use crate::chronicle::Told;
+use crate::chronicle::{Life, Told};
 use crate::load::Op;
 use crate::report::{superseded_handouts, superseded_logins};
 
@@ -149,7 +149,9 @@ fn excuse(seen: &Seen<'_>, op: &Op, late: &mut usize) -> Result<&'static str, St
         Excuse::Overdue if cut && overlaps => return Ok("overdue"),
         Excuse::Revoked if login && dropped(seen, op) => {
             let tx = !failure.at_checkout && code.starts_with("42");
-            if op.dead && tx {
+            // Another that came while it waited may be dropped as well, and not known to be.
+            let other = |life: &Life| life.swapped >= op.begun && life.swapped <= op.ended();
+            if op.dead && tx && !seen.told.lives.values().any(other) {
                 return say("handed out though the login was known to be dead");
             }
             return Ok("revoked");
@@ -219,7 +221,7 @@ mod tests {
     use super::super::cells::{Admin, Fault, Net, Pair};
     use super::*;
     use crate::args::PoolKind;
-    use crate::chronicle::{Issue, Life};
+    use crate::chronicle::Issue;
     use crate::pools::Failure;
 
     fn cell(fault: Fault, phase: Phase) -> Cell {
@@ -310,6 +312,19 @@ mod tests {
             issue.at = before;
         }
         assert!(excused(&scene, 17, Some("new")));
+    }
+
+    #[test]
+    fn a_login_known_to_be_dead_is_not_handed_out() {
+        let scene = scenery();
+        let seen = scene.seen(cell(Fault::Admin(Admin::TokenRevoked), Phase::Prove));
+        let excused = |secs, took| {
+            let refused = failure("42501", false, false, "permission denied");
+            let op = op(scene.at(secs), None, refused);
+            excuse(&seen, &Op { dead: true, took, ..op }, &mut 0).is_ok()
+        };
+        assert!(!excused(11, Duration::from_secs(1)));
+        assert!(excused(11, Duration::from_secs(4)), "it may be of the login that came at 14");
     }
 
     #[test]
