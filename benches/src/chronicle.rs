@@ -24,9 +24,19 @@ pub(crate) struct Life {
     pub(crate) dead: Option<f64>,
 }
 
+/// A login that was issued, whether or not it ever became current.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Issue {
+    pub(crate) at: Instant,
+    /// When its lease was told to be revoked, or over.
+    pub(crate) ended: Option<Instant>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
     pub(crate) lives: BTreeMap<u64, Life>,
+    /// By user name.
+    pub(crate) issued: BTreeMap<String, Issue>,
     pub(crate) renewals: u64,
     pub(crate) forced: u64,
     /// When a lease ended with no other at hand, and when there was one.
@@ -62,6 +72,14 @@ impl Chronicle {
         let mut told = self.lock();
         let told = &mut *told;
         match event {
+            Event::Issued { username, .. } => {
+                told.issued.insert(username.clone(), Issue { at: now, ended: None });
+            }
+            Event::Revoked { username, .. } | Event::LeaseEnded { username, .. } => {
+                if let Some(issue) = told.issued.get_mut(username) {
+                    issue.ended.get_or_insert(now);
+                }
+            }
             Event::Swapped { generation, username, reason, .. } => {
                 let life = Life {
                     username: username.clone(),

@@ -47,6 +47,8 @@ pub(crate) struct Work {
 pub(crate) struct Failure {
     pub(crate) sqlstate: String,
     pub(crate) at_checkout: bool,
+    /// It was the pool that said no, as it had been closed.
+    pub(crate) pool_closed: bool,
     pub(crate) message: String,
 }
 
@@ -137,19 +139,25 @@ const NONE: &str = "-----";
 fn of_sqlx(error: &sqlx::Error, at_checkout: bool) -> Failure {
     let code = error.as_database_error().and_then(|e| e.code().map(|c| c.into_owned()));
     let sqlstate = code.unwrap_or_else(|| NONE.to_owned());
-    Failure { sqlstate, at_checkout, message: chain(error) }
+    let pool_closed = matches!(error, sqlx::Error::PoolClosed);
+    Failure { sqlstate, at_checkout, pool_closed, message: chain(error) }
 }
 
 fn of_deadpool(error: &deadpool_postgres::PoolError) -> Failure {
     match error {
         deadpool_postgres::PoolError::Backend(error) => of_postgres(error, true),
-        other => Failure { sqlstate: NONE.to_owned(), at_checkout: true, message: chain(other) },
+        other => Failure {
+            sqlstate: NONE.to_owned(),
+            at_checkout: true,
+            pool_closed: matches!(other, deadpool_postgres::PoolError::Closed),
+            message: chain(other),
+        },
     }
 }
 
 fn of_postgres(error: &tokio_postgres::Error, at_checkout: bool) -> Failure {
     let sqlstate = error.code().map_or(NONE, |c| c.code()).to_owned();
-    Failure { sqlstate, at_checkout, message: chain(error) }
+    Failure { sqlstate, at_checkout, pool_closed: false, message: chain(error) }
 }
 
 /// The error and its causes on one line.

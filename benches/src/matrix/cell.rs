@@ -13,7 +13,7 @@ use super::cells::{Cell, Phase};
 use super::scene::Scene;
 use super::strike::{self, Lookout};
 use super::verdict::{self, Outcome, Seen};
-use crate::chronicle::Chronicle;
+use crate::chronicle::{Chronicle, Told};
 use crate::load::{self, Op, Shape, Until};
 use crate::pools::{AnyPool, chain};
 use crate::{AnyError, fail, world};
@@ -39,6 +39,17 @@ const LOAD: Shape = Shape {
 struct Service {
     rotator: Rotator,
     pool: AnyPool,
+}
+
+/// A shutdown, and what there was around it.
+pub(crate) struct Ending {
+    pub(crate) report: ShutdownReport,
+    /// When it was there.
+    pub(crate) told: Instant,
+    /// Logins that there were before it began, and since when they were asked for.
+    pub(crate) before: (Instant, Vec<String>),
+    /// And those that there were right after it.
+    pub(crate) after: Vec<String>,
 }
 
 /// The load, and how far it is.
@@ -169,22 +180,22 @@ async fn run(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError> 
     let held = timeout(LONG, strike::await_phase(scene, &lookout, &rotator)).await;
     let held = held.map_err(|_| fail(format!("the phase {} never came", phase.name())))?;
     chronicle.note(format!("-- fault: {}", scene.cell.fault.name()));
+    // The fault itself may drop some.
+    let before = logins(scene).await?;
     let began = Instant::now();
     strike(scene, held).await?;
-    let mut report = None;
     if phase == Phase::Shutdown {
-        let ((), over, done) = tokio::join!(
+        let ((), over, ending) = tokio::join!(
             async {
                 load.stop.send_replace(true);
             },
             lasting(scene, chronicle),
-            shut_down(&rotator, chronicle)
+            shut_down(scene, &rotator, chronicle, before)
         );
-        report = Some(done?);
-        let over = over?;
+        let (over, ending) = (over?, ending?);
         let ops = load.end().await?;
         drop((pool, provider));
-        return judge(scene, chronicle, ops, (began, over), report).await;
+        return judge(scene, chronicle.told(), ops, (began, over), ending).await;
     }
     let over = lasting(scene, chronicle).await?;
     load.mark();
@@ -206,9 +217,10 @@ async fn run(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError> 
     .await?;
     let ops = load.end().await?;
     drop(pool);
-    report = report.or(Some(shut_down(&rotator, chronicle).await?));
+    let before = logins(scene).await?;
+    let ending = shut_down(scene, &rotator, chronicle, before).await?;
     drop(provider);
-    judge(scene, chronicle, ops, (began, over), report).await
+    judge(scene, chronicle.told(), ops, (began, over), ending).await
 }
 
 /// Puts the fault in force, then lets go what is held.
@@ -233,22 +245,33 @@ async fn lasting(scene: &Scene, chronicle: &Chronicle) -> Result<Instant, AnyErr
     Ok(Instant::now())
 }
 
-async fn shut_down(rotator: &Rotator, chronicle: &Chronicle) -> Result<ShutdownReport, AnyError> {
+async fn logins(scene: &Scene) -> Result<(Instant, Vec<String>), AnyError> {
+    let asked = Instant::now();
+    Ok((asked, scene.db.logins().await?))
+}
+
+async fn shut_down(
+    scene: &Scene,
+    rotator: &Rotator,
+    chronicle: &Chronicle,
+    before: (Instant, Vec<String>),
+) -> Result<Ending, AnyError> {
     let report = timeout(LONG, rotator.shutdown(DRAIN)).await;
     let report = report.map_err(|_| fail("the shutdown hangs".into()))?;
+    let told = Instant::now();
     chronicle.note(format!("shutdown: {report}"));
-    Ok(report)
+    let after = scene.db.logins().await?;
+    Ok(Ending { report, told, before, after })
 }
 
 async fn judge(
     scene: &Scene,
-    chronicle: &Chronicle,
+    told: Told,
     ops: Vec<Op>,
     fault: (Instant, Instant),
-    report: Option<ShutdownReport>,
+    ending: Ending,
 ) -> Result<Outcome, AnyError> {
-    let clean = report.as_ref().is_none_or(ShutdownReport::is_clean);
-    let left_at_once = scene.db.logins().await?;
+    let clean = ending.report.is_clean();
     eventually("no lease and no login is left", LONG, async || {
         Ok(scene.db.lease_count().await? == 0 && scene.db.logins().await?.is_empty())
     })
@@ -260,10 +283,9 @@ async fn judge(
         cell: scene.cell,
         ops: &ops,
         fault,
-        told: &chronicle.told(),
+        told: &told,
         logins: &logins,
-        report: report.as_ref(),
-        left_at_once: &left_at_once,
+        ending: &ending,
         sessions: left.sessions,
         tokens: if clean { tokens } else { 0 },
     };
@@ -292,6 +314,8 @@ async fn start(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError
     let ((made, took), fault) = both;
     let fault = fault?;
     let mut refusal = None;
+    // Each that starts tells its own story.
+    let mut heard = chronicle.clone();
     let service = match made {
         Ok(service) => service,
         Err(error) => {
@@ -299,10 +323,10 @@ async fn start(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError
             chronicle.note(format!("start failed after {took:?}: {told}"));
             refusal = Some(told);
             // Mended, it starts. What throttles may still count what went before.
-            let again = Chronicle::silent();
             timeout(LONG, async {
                 loop {
-                    match service(scene, &again, &lookout).await {
+                    heard = Chronicle::silent();
+                    match service(scene, &heard, &lookout).await {
                         Ok(service) => return service,
                         Err(e) => chronicle.note(format!("and again: {}", chain(&*e))),
                     }
@@ -318,8 +342,14 @@ async fn start(scene: &Scene, chronicle: &Chronicle) -> Result<Outcome, AnyError
     load.serves().await?;
     let ops = load.end().await?;
     drop(pool);
-    let report = shut_down(&rotator, chronicle).await?;
-    let mut outcome = judge(scene, chronicle, ops, fault, Some(report)).await?;
+    let before = logins(scene).await?;
+    let ending = shut_down(scene, &rotator, chronicle, before).await?;
+    let mut told = heard.told();
+    if refusal.is_some() {
+        told.lines.extend(chronicle.told().lines);
+        told.lines.sort_by_key(|line| line.0);
+    }
+    let mut outcome = judge(scene, told, ops, fault, ending).await?;
     outcome.start(refusal);
     Ok(outcome)
 }

@@ -247,7 +247,7 @@ impl Fault {
             Self::Admin(admin) => {
                 matches!(admin, Admin::Pause | Admin::Restart | Admin::PostgresRestart)
             }
-            Self::Pair(_) => true,
+            Self::Pair(pair) => pair == Pair::PostgresRestartsAndVaultIsAway,
         }
     }
 

@@ -48,8 +48,8 @@ pub struct Args {
     /// Lists the cells and runs none.
     #[arg(long)]
     pub list: bool,
-    /// Writes the table to docs/fault-matrix.md.
-    #[arg(long)]
+    /// Writes the table to docs/fault-matrix.md, which is of all cells.
+    #[arg(long, conflicts_with_all = ["tenth", "only", "list"])]
     pub write_docs: bool,
 }
 
@@ -65,6 +65,8 @@ pub struct Report {
     pub failed: usize,
     /// Of those that passed: something was lost that is a documented limit.
     pub limits: usize,
+    /// How often a cell was played again, as its login was over before there was another.
+    pub replayed: usize,
     /// Operations of the load, all cells together.
     pub operations: usize,
     /// How long it took.
@@ -78,6 +80,8 @@ pub struct Report {
 pub(crate) struct Played {
     pub(crate) cell: Cell,
     pub(crate) outcome: Outcome,
+    /// It was played so many times before, and its login was over too soon.
+    pub(crate) replayed: usize,
     pub(crate) took: Duration,
 }
 
@@ -113,6 +117,9 @@ async fn run_here(args: &Args) -> Result<Report, AnyError> {
         args.only.iter().all(|word| line.contains(&word.to_lowercase()))
     };
     cells.retain(wanted);
+    if cells.is_empty() {
+        return Err(format!("no cell has all of the words {:?} in its line", args.only).into());
+    }
     if args.list {
         cells.iter().for_each(|cell| println!("{cell}"));
         cells.clear();
@@ -143,6 +150,7 @@ async fn run_here(args: &Args) -> Result<Report, AnyError> {
         passed,
         failed: all.len() - passed,
         limits: all.iter().filter(|one| one.passed() && one.outcome.is_limit()).count(),
+        replayed: all.iter().map(|one| one.replayed).sum(),
         operations: all.iter().map(|one| one.outcome.ops).sum(),
         seconds: begun.elapsed().as_secs(),
         tenth,
@@ -257,17 +265,20 @@ async fn play(cell: Cell, stack: &Stack) -> Played {
             outcome.violations.push(text);
         }
         if !late || plays == PLAYS || !outcome.violations.is_empty() {
-            return Played { cell, outcome, took: begun.elapsed() };
+            return Played { cell, outcome, replayed: plays - 1, took: begun.elapsed() };
         }
         plays += 1;
     }
 }
 
 fn tell(one: &Played, verbose: bool) {
-    let Played { cell, outcome, took } = one;
+    let Played { cell, outcome, replayed, took } = one;
     let word = if one.passed() { "ok    " } else { "FAILED" };
     let (short, ops, slowest) = (outcome.short(), outcome.ops, outcome.slowest_ms);
     println!("{word} {cell}: {short}; {ops} operations, slowest {slowest} ms; {took:.1?}");
+    if *replayed > 0 {
+        println!("         played again {replayed} times: its login was over too soon");
+    }
     if outcome.dead_dials > 0 {
         println!("         {} connections with a login known to be dead", outcome.dead_dials);
     }
@@ -283,5 +294,26 @@ fn tell(one: &Played, verbose: bool) {
             let at = first.map_or(0.0, |first| (*at - first).as_secs_f64());
             println!("         {at:7.3} {line}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn words_that_no_cell_has_are_an_error() {
+        let args = Args::parse_from(["matrix", "--list", "--only", "typo"]);
+        let error = run(&args).await.err().map(|e| e.to_string());
+        assert!(error.is_some_and(|e| e.contains("typo")));
+    }
+
+    #[test]
+    fn the_page_is_written_of_all_cells_only() {
+        for part in [["--only", "seal"], ["--tenth", "3"]] {
+            let args = ["matrix", "--write-docs"].into_iter().chain(part);
+            assert!(Args::try_parse_from(args).is_err(), "{part:?}");
+        }
+        assert!(Args::try_parse_from(["matrix", "--write-docs"]).is_ok());
     }
 }

@@ -25,12 +25,13 @@ fn tables(all: &[Played], report: &Report) -> Result<String, AnyError> {
     let mut out = String::new();
     writeln!(
         out,
-        "\n{} cells, {} passed, {} failed, of those that passed {} with a limit; {} operations in \
-         {} s.",
+        "\n{} cells, {} passed, {} failed, of those that passed {} with a limit; {} plays were \
+         thrown away and played again; {} operations in {} s.",
         report.cells,
         report.passed,
         report.failed,
         report.limits,
+        report.replayed,
         report.operations,
         report.seconds
     )?;
