@@ -24,6 +24,7 @@ use report::Seen;
 pub use report::{Calls, Report};
 use sockets::Sockets;
 use world::World;
+pub use world::cheap_logins;
 
 /// Whatever went wrong before there was anything to measure.
 pub type AnyError = Box<dyn std::error::Error + Send + Sync>;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use leasehold::{Event, Rotator};
-use leasehold_drill::AnyError;
+use leasehold_drill::{AnyError, cheap_logins};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, Stack, TestDb};
 use leasehold_vault::{Auth, Session, VaultConfig};
 use serde::Serialize;
@@ -117,6 +117,7 @@ async fn endure(args: &Args) -> Result<Report, AnyError> {
     // Two pools of two, one connection of the rotator's own for each, and some on their way out.
     let connections = (args.providers * 8 + 50).to_string();
     let stack = Stack::builder().postgres_setting("max_connections", connections).start().await?;
+    cheap_logins(&stack).await?;
     let ttl = Duration::from_secs(args.ttl);
     let role = RoleSpec::new("app").default_ttl(ttl).max_ttl(ttl);
     let token = AppRoleSpec::new().token_ttl(Duration::from_secs(600));

@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::AnyError;
+use crate::{AnyError, cheap_logins};
 use cells::Cell;
 use verdict::{LEASE_OVER, Outcome};
 
@@ -173,24 +173,6 @@ async fn servers() -> Result<Stack, AnyError> {
     let stack = builder.postgres_setting("max_connections", "400").start().await?;
     cheap_logins(&stack).await?;
     Ok(stack)
-}
-
-/// A SCRAM login costs some ten milliseconds of CPU in a build that is not optimised. With some
-/// dozen pools on one busy machine a login then takes longer than its lease, and each cell is one
-/// of a machine that is too slow. MD5 is one round; all else is as ever.
-async fn cheap_logins(stack: &Stack) -> Result<(), AnyError> {
-    let rules = stack.dir().ok_or("no folder")?.join("pg/data/pg_hba.conf");
-    let text = std::fs::read_to_string(&rules)?;
-    std::fs::write(&rules, text.replace("scram-sha-256", "md5"))?;
-    let mut config = tokio_postgres::Config::new();
-    config.host(stack.pg_host()).port(stack.pg_port()).dbname("postgres");
-    config.user(stack.superuser()).password(stack.superuser_password());
-    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
-    let connection = tokio::spawn(connection);
-    client.batch_execute("ALTER SYSTEM SET password_encryption = 'md5'").await?;
-    client.batch_execute("SELECT pg_reload_conf()").await?;
-    drop(client);
-    Ok(connection.await??)
 }
 
 /// Cells that nobody else feels, on shared servers.

@@ -3,7 +3,7 @@
 //! Each lane is one service that is killed (SIGKILL) and started anew at once, on a role of its
 //! own. Half of the kills come at a random time, half shortly after something has happened that
 //! leaves most behind: a login, a mint, a swap, a drain, a revocation. In the end the services stop
-//! in order, and what the killed ones left has its TTL and 5 s to go. Progress goes to stderr; the
+//! in order, and what the killed ones left has its TTL and 5 s (`--late`) to go. Progress goes to stderr; the
 //! last line on stdout is one JSON object.
 
 #![forbid(unsafe_code)]
@@ -29,8 +29,8 @@ use tokio::task::JoinSet;
 
 /// A service that takes longer to come up is broken, on any machine.
 const UP: Duration = Duration::from_secs(120);
-/// What the server may be late with an expiry.
-const LATE: Duration = Duration::from_secs(5);
+/// A lane in which so many services failed is over: more of the same tells nothing new.
+const FAILURES: u32 = 5;
 
 /// Kills services at random moments, and looks at what they leave.
 #[derive(Clone, Debug, Parser)]
@@ -48,6 +48,9 @@ struct Args {
     /// TTL of the role and of the token, in seconds; the maximum TTL of the role is twice that.
     #[arg(long, default_value_t = 4)]
     ttl: u64,
+    /// What the server may be late with an expiry, in seconds.
+    #[arg(long, default_value_t = 5)]
+    late: u64,
     /// Be such a service: where, as JSON. The secret_id comes on stdin.
     #[arg(long, hide = true)]
     service: Option<String>,
@@ -63,13 +66,17 @@ struct Report {
     kills_after: BTreeMap<String, u32>,
     /// Services that ended by themselves, or did not come up.
     start_failures: u32,
-    /// Leases of which more than 5 s after their end something was left, at any time.
+    late_s: u64,
+    /// Leases of which more than `late_s` after their end something was left, at any time.
     leases_left_past_ttl: usize,
     /// Logins that let anybody in at the end.
     logins_left_past_ttl: usize,
     tokens_left_past_ttl: usize,
     /// Postgres roles with no lease, which nobody can log in with: of mints that were cut.
     roles_left: usize,
+    /// From the end of the last service until nothing but such roles was left, or until that was
+    /// given up: `ttl_s` and `late_s`.
+    seconds_until_clean: f64,
     seconds: u64,
 }
 
@@ -96,9 +103,15 @@ async fn kills(args: &Args) -> Result<bool, AnyError> {
     let stack = Stack::builder().audit_raw().start().await?;
     let db = database(&stack, args).await?;
     let over = Arc::new(AtomicBool::new(false));
-    let watch = tokio::spawn(overdue(db.clone(), over.clone()));
-    let mut report =
-        Report { seed: args.seed, ttl_s: args.ttl, lanes: args.lanes, ..Report::default() };
+    let late = Duration::from_secs(args.late);
+    let watch = tokio::spawn(overdue(db.clone(), late, over.clone()));
+    let mut report = Report {
+        seed: args.seed,
+        ttl_s: args.ttl,
+        lanes: args.lanes,
+        late_s: args.late,
+        ..Report::default()
+    };
 
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut lanes = JoinSet::new();
@@ -127,27 +140,37 @@ async fn kills(args: &Args) -> Result<bool, AnyError> {
     while let Some(lane) = lanes.join_next().await {
         lane??;
     }
-    eprintln!("all lanes have ended; waiting for {} s and the TTL", LATE.as_secs());
-    // What ends by itself is given no longer than it may take. Nothing can be awaited here: the
-    // claim is about this very time.
-    tokio::time::sleep(Duration::from_secs(args.ttl) + LATE).await;
-    over.store(true, Ordering::SeqCst);
-    let mut past = watch.await??;
-    for role in db.roles() {
-        past.extend(db.leases_of(role).await?);
+    let ended = Instant::now();
+    let limit = Duration::from_secs(args.ttl) + late;
+    eprintln!("all lanes have ended; what they left has {limit:?} to go");
+    // Nothing of this comes back once it is gone: the last look is the first one that finds none.
+    loop {
+        let last = ended.elapsed() >= limit;
+        let leases = leases(&db).await?;
+        report.leases_left_past_ttl = leases.len();
+        report.tokens_left_past_ttl = tokens(&stack).await?;
+        let left = db.logins().await?;
+        report.roles_left = left.len();
+        report.logins_left_past_ttl = that_work(&db, &left).await?;
+        report.seconds_until_clean = ended.elapsed().as_secs_f64();
+        if report.is_clean() || last {
+            over.store(true, Ordering::SeqCst);
+            let mut past = watch.await??;
+            past.extend(leases);
+            report.leases_left_past_ttl = past.len();
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1).min(limit.saturating_sub(ended.elapsed()))).await;
     }
-    report.leases_left_past_ttl = past.len();
-    report.tokens_left_past_ttl = tokens(&stack).await?;
-    let left = db.logins().await?;
-    report.roles_left = left.len();
-    report.logins_left_past_ttl = that_work(&db, &left).await?;
     report.seconds = begun.elapsed().as_secs();
     println!("{}", serde_json::to_string(&report)?);
-    let clean = report.start_failures == 0
-        && report.leases_left_past_ttl == 0
-        && report.logins_left_past_ttl == 0
-        && report.tokens_left_past_ttl == 0;
-    Ok(clean && report.kills == args.times)
+    Ok(report.is_clean() && report.start_failures == 0 && report.kills == args.times)
+}
+
+impl Report {
+    fn is_clean(&self) -> bool {
+        self.leases_left_past_ttl + self.logins_left_past_ttl + self.tokens_left_past_ttl == 0
+    }
 }
 
 fn role(lane: u32) -> String {
@@ -187,16 +210,23 @@ enum Moment {
 
 impl Lane {
     async fn run(mut self, times: u32, ttl: Duration) -> Result<(), AnyError> {
-        for _ in 0..times {
+        let (mut killed, mut failed) = (0, 0);
+        while killed < times {
             let moment = self.moment(ttl);
-            let after = loop {
-                match self.one(&moment).await? {
-                    Ok(after) => break after,
-                    // One that fails is not one that was killed.
-                    Err(why) => self.outcome(Outcome::Failed(why)),
+            match self.one(&moment).await? {
+                Ok(after) => {
+                    killed += 1;
+                    self.outcome(Outcome::Killed { after });
                 }
-            };
-            self.outcome(Outcome::Killed { after });
+                // One that fails is not one that was killed.
+                Err(why) => {
+                    failed += 1;
+                    self.outcome(Outcome::Failed(why));
+                    if failed == FAILURES {
+                        return Ok(());
+                    }
+                }
+            }
         }
         // The last one has to work, and to end in order.
         let mut last = Service::start(&self.db, &self.role).await?;
@@ -318,20 +348,30 @@ impl Service {
     }
 }
 
-/// Leases that were there though they had ended more than [`LATE`] ago, whenever that was.
-async fn overdue(db: TestDb, over: Arc<AtomicBool>) -> Result<BTreeSet<String>, AnyError> {
+async fn leases(db: &TestDb) -> Result<Vec<String>, AnyError> {
+    let mut all = Vec::new();
+    for role in db.roles() {
+        all.extend(db.leases_of(role).await?);
+    }
+    Ok(all)
+}
+
+/// Leases that were there though they had ended more than `late` ago, whenever that was.
+async fn overdue(
+    db: TestDb,
+    late: Duration,
+    over: Arc<AtomicBool>,
+) -> Result<BTreeSet<String>, AnyError> {
     let mut found = BTreeSet::new();
     while !over.load(Ordering::SeqCst) {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        for role in db.roles() {
-            for lease in db.leases_of(role).await? {
-                let Some(seen) = db.stack().lookup_lease(&lease).await? else { continue };
-                // Below zero where the end has passed.
-                let left = seen["ttl"].as_i64().unwrap_or(i64::MAX);
-                if left.saturating_add_unsigned(LATE.as_secs()) < 0 {
-                    eprintln!("a lease has ended {left} s ago, and is there");
-                    found.insert(lease);
-                }
+        for lease in leases(&db).await? {
+            let Some(seen) = db.stack().lookup_lease(&lease).await? else { continue };
+            // Below zero where the end has passed.
+            let left = seen["ttl"].as_i64().unwrap_or(i64::MAX);
+            if left.saturating_add_unsigned(late.as_secs()) < 0 {
+                eprintln!("a lease has ended {left} s ago, and is there");
+                found.insert(lease);
             }
         }
     }
