@@ -71,6 +71,7 @@ pub fn hashed_from<T>(now: Time, hash: impl FnOnce() -> T) -> T {
 /// `at`, unless it is over for [`hashed_from`]: what is only waited for then makes no difference.
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
+#[must_use]
 pub fn still_ahead(at: Time) -> Option<Time> {
     Some(at).filter(|at| HASHED_FROM.get().is_none_or(|now| *at > now))
 }
