@@ -135,7 +135,7 @@ impl Node {
             (&w.machine, &w.vault, &w.session, &w.pools, &w.held).hash(&mut hash);
             (w.published, &w.drains, &w.unanswered, w.last_failed).hash(&mut hash);
             (w.shortest_ttl, w.told, w.stopping, w.start_failed).hash(&mut hash);
-            (w.pools_closed, w.ever_late, w.finished.is_some()).hash(&mut hash);
+            (w.pools_closed, w.finished.is_some()).hash(&mut hash);
             (self.away, &self.hang).hash(&mut hash);
             for proofs in &w.proofs {
                 proofs.hash(&mut hash);
