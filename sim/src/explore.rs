@@ -6,7 +6,6 @@
 //! what can come of them; instants count in it by their distance from now.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +23,13 @@ use crate::world::{Call, Violation, World};
 /// What timers are rounded up to.
 const TICK: Duration = Duration::from_millis(500);
 
+/// More in one history are not to be had.
+const MOST_FAULTS: usize = 3;
+
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Faults in one history. A requested rotation and a borrower count as one each.
+    /// Faults in one history, 3 at most. A requested rotation and a borrower count as one each.
     pub faults: u8,
     /// Turns of the clock to the next thing that is due.
     pub turns: u8,
@@ -84,8 +86,6 @@ pub struct Explored {
     pub steps: u64,
     /// Histories that came to the end of their shutdown.
     pub finished: u64,
-    /// Expanded again.
-    pub again: u64,
     /// All there are within the bounds were visited.
     pub complete: bool,
     /// The first broken invariant, and how it came about.
@@ -411,8 +411,8 @@ pub fn explore(bounds: Bounds) -> Explored {
     let Bounds { faults, turns, .. } = bounds;
     let first = Node { world, faults, turns, away: false, hang: vec![false], path: Vec::new() };
     let (all_faults, all_turns) = (faults, turns);
-    let mut seen: HashMap<u64, u8> = HashMap::new();
-    seen.insert(first.print(), 0);
+    let mut seen: HashMap<u64, [u8; MOST_FAULTS + 1]> = HashMap::new();
+    seen.insert(first.print(), [0; MOST_FAULTS + 1]);
     let layers = (usize::from(all_faults) + 1) * (usize::from(all_turns) + 1);
     let mut open: Vec<Vec<Node>> = vec![Vec::new(); layers];
     let place = |node: &Node| {
@@ -420,8 +420,7 @@ pub fn explore(bounds: Bounds) -> Explored {
         used * (usize::from(all_turns) + 1) + usize::from(all_turns - node.turns)
     };
     open[0].push(first);
-    let mut found =
-        Explored { states: 1, steps: 0, finished: 0, again: 0, complete: true, violation: None };
+    let mut found = Explored { states: 1, steps: 0, finished: 0, complete: true, violation: None };
     for layer in 0..layers {
         while let Some(node) = open[layer].pop() {
             for choice in node.choices() {
@@ -433,19 +432,18 @@ pub fn explore(bounds: Bounds) -> Explored {
                     found.complete = false;
                     return found;
                 }
-                let used = all_turns - next.turns;
-                match seen.entry(next.print()) {
-                    Entry::Vacant(new) => {
-                        found.states += 1;
-                        found.finished += u64::from(next.world.finished.is_some());
-                        new.insert(used);
-                    }
-                    Entry::Occupied(mut old) if *old.get() > used => {
-                        found.again += 1;
-                        old.insert(used);
-                    }
-                    Entry::Occupied(_) => continue,
+                let (turns, faults) =
+                    (all_turns - next.turns, usize::from(all_faults - next.faults));
+                // The fewest turns with which it was seen, by faults.
+                let old = seen.entry(next.print()).or_insert_with(|| {
+                    found.states += 1;
+                    found.finished += u64::from(next.world.finished.is_some());
+                    [u8::MAX; MOST_FAULTS + 1]
+                });
+                if old[..=faults].iter().any(|least| *least <= turns) {
+                    continue;
                 }
+                old[faults] = turns;
                 if next.world.finished.is_none() && next.world.published <= bounds.generations {
                     open[place(&next)].push(next);
                 }
