@@ -18,10 +18,12 @@ async fn i9_what_killed_processes_leave_ends_by_its_ttl_and_stops_no_start() {
     let run = Command::new(env!("CARGO_BIN_EXE_kills"))
         .args(["--times", "5", "--lanes", "2", "--seed", "7", "--late", "300"])
         .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
+        .stdout(Stdio::piped())
         .kill_on_drop(true)
-        .output();
-    let done = tokio::time::timeout(PATIENCE, run).await.expect("it hangs").unwrap();
+        .spawn()
+        .unwrap();
+    let done = tokio::time::timeout(PATIENCE, run.wait_with_output()).await;
+    let done = done.expect("it hangs").unwrap();
     let out = String::from_utf8(done.stdout).unwrap();
     let report: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
     assert_eq!(report["kills"], 5, "{report}");
