@@ -27,8 +27,13 @@ enum Cut {
 }
 
 /// The places to try, one after the other until the future comes to its end in one of each kind.
+/// Close to each other as long as a call takes on a machine with nothing else to do, then in steps
+/// that grow: past each timeout of a call, however loaded the machine is.
 fn places() -> impl Iterator<Item = Cut> {
-    (0..4).map(Cut::Polls).chain((0..400).map(|n| Cut::After(n * Duration::from_micros(1500))))
+    let close = (0..100).map(|n| n * Duration::from_micros(1500));
+    let wide = std::iter::successors(Some(Duration::from_millis(150)), |last| Some(*last * 5 / 4));
+    let wide = wide.take_while(|time| *time < Duration::from_secs(600));
+    (0..4).map(Cut::Polls).chain(close.chain(wide).map(Cut::After))
 }
 
 /// Drops `future` there. Its output if it was done by then.
