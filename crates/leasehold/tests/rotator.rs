@@ -487,6 +487,26 @@ async fn i11_a_dropped_rotator_is_told_to_every_reader_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_swap_that_nobody_has_seen_is_told_before_the_end_that_came_after_it() {
+    let script = Script::new(s(60), s(600));
+    let rotator = start(&script).await;
+    let provider = rotator.provider();
+    let mut subscriber = provider.subscribe();
+    let mut gone = provider.subscribe();
+    let mut events = provider.events();
+    rotator.rotate();
+    assert_eq!(swapped(&mut events).await, (2, Reason::Requested));
+    drop(rotator);
+    event(&mut events, |e| matches!(e, Event::Stopped { .. }).then_some(())).await;
+    assert_eq!(soon(subscriber.changed()).await.unwrap().number(), 2);
+    assert!(soon(subscriber.changed()).await.unwrap_err().cause.contains("dropped"));
+    // With the last provider, too.
+    drop((provider, events));
+    assert_eq!(soon(gone.changed()).await.unwrap().number(), 2);
+    assert!(soon(gone.changed()).await.unwrap_err().cause.contains("dropped"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn i11_a_panic_in_the_task_is_survived_once_and_then_told() {
     let script = Script::new(s(60), s(6000));
     let panics = Arc::new(AtomicU64::new(0));
