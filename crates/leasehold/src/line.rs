@@ -40,9 +40,8 @@ impl<W: Write> Write for Line<W> {
     }
 }
 
-/// One line of it: for hook crates that log what a server said.
-#[must_use]
-pub fn line(text: &str) -> String {
+/// One line of it.
+pub(crate) fn line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(MOST));
     // A string takes everything.
     let _ = Line::new(&mut line).write_str(text);
