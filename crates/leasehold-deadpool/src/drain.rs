@@ -8,7 +8,7 @@ use deadpool_postgres::Timeouts;
 use leasehold::hook::{DrainOrder, Drained, Refusal, Verdict};
 
 use crate::control;
-use crate::error::{explain, refusal};
+use crate::error::{explain, kind, refusal};
 use crate::shared::Shared;
 
 /// deadpool tells nobody when a connection comes back, so idle ones are looked for this often.
@@ -192,7 +192,7 @@ impl Drain<'_> {
                 // Asked again until the deadline, which decides.
                 Err(error) => tracing::debug!(
                     target: "leasehold",
-                    "pool {}: sessions not counted: {}", self.shared.name, explain(&error),
+                    "pool {}: sessions not counted: {}", self.shared.name, kind(&error),
                 ),
             }
             tokio::time::sleep(pace).await;

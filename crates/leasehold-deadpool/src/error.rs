@@ -125,8 +125,9 @@ pub(crate) fn is_authentication(error: &tokio_postgres::Error) -> bool {
     sqlstate(error).is_some_and(Refusal::is_authentication)
 }
 
-/// One line with what lies beneath: the driver's own `Display` says no more than "db error".
-/// Server messages name users, databases and tables, never passwords.
+/// With what lies beneath: the driver's own `Display` says no more than "db error". For a proof or
+/// a drain's warning and nowhere else: they are shown as one line without the password, which a
+/// hostile server can have put here (I10).
 pub(crate) fn explain(error: &tokio_postgres::Error) -> String {
     let mut line = error.to_string();
     let mut next = error.source();
@@ -137,6 +138,14 @@ pub(crate) fn explain(error: &tokio_postgres::Error) -> String {
     if let Some(code) = sqlstate(error) {
         line = format!("{line} ({code})");
     }
-    // A server can say anything.
-    leasehold::hook::line(&line)
+    line
+}
+
+/// What kind of error it is, with nothing of the server's but a well-formed SQLSTATE: for logs.
+pub(crate) fn kind(error: &tokio_postgres::Error) -> String {
+    let is_code = |code: &&str| code.len() == 5 && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    match sqlstate(error).filter(is_code) {
+        Some(code) => format!("{error} ({code})"),
+        None => error.to_string(),
+    }
 }

@@ -9,7 +9,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, Error, Socket};
 
-use crate::error::explain;
+use crate::error::kind;
 
 /// How long a connection may take to say goodbye before it is cut.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -197,7 +197,7 @@ struct Wire {
 
 async fn run(mut wire: Wire) {
     if let Err(error) = (&mut wire.driver).await {
-        tracing::warn!(target: "leasehold", "connection ended: {}", explain(&error));
+        tracing::warn!(target: "leasehold", "connection ended: {}", kind(&error));
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use crate::clock::Time;
+use crate::line::breaks_a_line;
 
 /// A user name and its password. The password is wiped from memory when the last clone goes, and
 /// is in no `Debug` output.
@@ -57,7 +58,7 @@ impl Credential {
     #[doc(hidden)]
     #[must_use]
     pub fn fault(&self) -> Option<&'static str> {
-        let control = |text: &str| text.chars().any(char::is_control);
+        let control = |text: &str| text.chars().any(breaks_a_line);
         let address = self.0.address.as_ref();
         let names = address.into_iter().flat_map(|a| [&a.host, &a.database]).flatten();
         if control(&self.0.username) {
@@ -296,6 +297,9 @@ mod tests {
             (Credential::new("app\nERROR all is lost", "pw"), "username"),
             (Credential::new("app\0options\0-csearch_path=x", "pw"), "username"),
             (Credential::new("app\u{1b}[2J", "pw"), "username"),
+            (Credential::new("app\u{2028}ERROR all is lost", "pw"), "username"),
+            (Credential::new("app\u{202e}toor", "pw"), "username"),
+            (at(Address::new().host("db\u{2066}x")), "host"),
             (Credential::new("app", "p\0w"), "password"),
             (at(Address::new().host("db\nx")), "host"),
             (at(Address::new().database("d\0user\0postgres")), "database"),

@@ -331,18 +331,16 @@ impl Subscription {
     /// Waits for the next swap. Cancel safe.
     ///
     /// # Errors
-    /// [`Stopped`] as soon as the background task has ended.
+    /// [`Stopped`] as soon as the background task has ended and its last swap was seen.
     pub async fn changed(&mut self) -> Result<Arc<Generation>, Stopped> {
         loop {
-            if let Some(cause) = self.status.borrow_and_update().stopped.clone() {
-                return Err(Stopped { cause });
-            }
-            // A swap is told before the end that came right after it.
+            // A swap is told before the end that came right after it. The end is read first, so
+            // that no swap comes between; a closed channel still has its last swap.
+            let stopped = self.status.borrow_and_update().stopped.clone();
             tokio::select! {
                 biased;
-                Ok(()) = self.swapped.changed() => {
-                    return Ok(self.swapped.borrow_and_update().clone());
-                }
+                Ok(()) = self.swapped.changed() => return Ok(self.latest()),
+                Some(cause) = std::future::ready(stopped) => return Err(Stopped { cause }),
                 Ok(()) = self.status.changed() => {}
                 else => return Err(Stopped { cause: "the rotator is gone".to_owned() }),
             }

@@ -117,19 +117,26 @@ async fn i10_what_postgres_says_is_one_line_without_the_password() {
     let pool = FakePool::attach(&provider);
     let mut events = provider.events();
     let said = format!("no \"scripted-password\"\nERROR forged\u{1b}[2J {}", "x".repeat(1 << 20));
-    pool.proof(Proof::Rejected(said));
+    pool.proof(Proof::Rejected(said.clone()));
     rotator.rotate();
-    let told = loop {
-        let event = events.recv().await.unwrap();
-        if let Event::ProofFailed { .. } = event {
-            break event;
+    let is_proof = |e: &Event| matches!(e, Event::ProofFailed { .. }).then(|| e.clone());
+    let mut told = vec![event(&mut events, is_proof).await];
+    // And what it says to the superseded login at the deadline.
+    pool.says(said);
+    pool.proof(None);
+    let is_warning = |e: &Event| matches!(e, Event::Warning { .. }).then(|| e.clone());
+    told.push(event(&mut events, is_warning).await);
+    for told in told {
+        let (Event::ProofFailed { message, .. } | Event::Warning { message, .. }) = &told else {
+            unreachable!("{told:?}")
+        };
+        for shown in [message, &told.to_string()] {
+            assert!(shown.contains("no \"[redacted]\" ERROR forged"), "{shown:.200}");
+            assert!(!shown.chars().any(char::is_control) && shown.len() < 5000, "{}", shown.len());
         }
-    };
-    let shown = told.to_string();
-    assert!(shown.contains("no \"[redacted]\" ERROR forged"), "{shown:.200}");
-    assert!(!shown.chars().any(char::is_control) && shown.len() < 5000, "{}", shown.len());
-    let all = format!("{told:?} {:?}", provider.health());
-    assert!(!all.contains("scripted-password"), "{all:.200}");
+        let all = format!("{told:?} {:?}", provider.health());
+        assert!(!all.contains("scripted-password"), "{all:.200}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -484,6 +491,26 @@ async fn i11_a_dropped_rotator_is_told_to_every_reader_at_once() {
     assert_eq!(script.live(), ["lease-1"]);
     assert!(provider.attach(|_| unreachable!("not called") as (_, ())).is_err());
     assert!(pool.upgrade().is_none(), "pool and provider don't keep each other alive");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_swap_that_nobody_has_seen_is_told_before_the_end_that_came_after_it() {
+    let script = Script::new(s(60), s(600));
+    let rotator = start(&script).await;
+    let provider = rotator.provider();
+    let mut subscriber = provider.subscribe();
+    let mut gone = provider.subscribe();
+    let mut events = provider.events();
+    rotator.rotate();
+    assert_eq!(swapped(&mut events).await, (2, Reason::Requested));
+    drop(rotator);
+    event(&mut events, |e| matches!(e, Event::Stopped { .. }).then_some(())).await;
+    assert_eq!(soon(subscriber.changed()).await.unwrap().number(), 2);
+    assert!(soon(subscriber.changed()).await.unwrap_err().cause.contains("dropped"));
+    // With the last provider, too.
+    drop((provider, events));
+    assert_eq!(soon(gone.changed()).await.unwrap().number(), 2);
+    assert!(soon(gone.changed()).await.unwrap_err().cause.contains("dropped"));
 }
 
 #[tokio::test(start_paused = true)]

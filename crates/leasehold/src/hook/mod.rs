@@ -21,7 +21,5 @@ pub use pool::{DrainOrder, Drained, Holder, ManagedPool, PoolCounts, Proof, Refu
 pub use sampler::Sampler;
 pub use stamps::Verdict;
 
-pub use crate::line::line;
-
 /// A boxed future, as object-safe traits need it.
 pub type BoxFuture<'a, T> = crate::source::BoxFuture<'a, T>;

@@ -10,6 +10,7 @@ use super::BoxFuture;
 use crate::clock::{Clock, Time};
 use crate::event::Event;
 use crate::generation::Generation;
+use crate::line::line;
 
 /// A pool that the rotator proves, installs and drains through.
 ///
@@ -61,20 +62,25 @@ pub enum Proof {
 }
 
 impl Proof {
-    /// I10: a server that asks for the password in clear text can say it back.
     pub(crate) fn without(self, password: &str) -> Self {
-        // What is that short would be met by chance.
-        const SHORTEST: usize = 6;
-        if password.len() < SHORTEST {
-            return self;
-        }
-        let clean = |text: String| text.replace(password, "[redacted]");
         match self {
             Self::Proven => Self::Proven,
-            Self::Rejected(text) => Self::Rejected(clean(text)),
-            Self::Unreachable(text) => Self::Unreachable(clean(text)),
+            Self::Rejected(text) => Self::Rejected(without(&text, password)),
+            Self::Unreachable(text) => Self::Unreachable(without(&text, password)),
         }
     }
+}
+
+/// One line of what a server said. I10: one that asks for the password in clear text can say it
+/// back.
+fn without(text: &str, password: &str) -> String {
+    // What is that short would be met by chance.
+    const SHORTEST: usize = 6;
+    if password.len() < SHORTEST {
+        return line(text);
+    }
+    // In this order: of a password, a clipped text could show the first half.
+    line(&text.replace(password, "[redacted]"))
 }
 
 /// What a failed connect says about the login, by SQLSTATE.
@@ -190,9 +196,11 @@ impl DrainOrder {
         (self.emit)(Event::Draining { pool, generation, remaining });
     }
 
-    /// Tells something that the operator should know, and that stops nothing.
+    /// Tells something that the operator should know, and that stops nothing. What the server said
+    /// to the generation's login may be in it as it is: made one line without the password here.
     pub fn warn(&self, pool: &str, message: impl Into<String>) {
-        (self.emit)(Event::Warning { pool: Some(pool.to_owned()), message: message.into() });
+        let message = without(&message.into(), self.generation.credential().expose_password());
+        (self.emit)(Event::Warning { pool: Some(pool.to_owned()), message });
     }
 
     fn number(&self) -> u64 {

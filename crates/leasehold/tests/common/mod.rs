@@ -203,6 +203,7 @@ pub struct FakePool {
 struct PoolState {
     proof: Option<Proof>,
     holds: bool,
+    says: Option<String>,
     closed: bool,
     installed: Vec<(u64, u64)>,
     proofs: u64,
@@ -232,6 +233,11 @@ impl FakePool {
     /// What proofs answer; `None`: proven.
     pub fn proof(&self, proof: impl Into<Option<Proof>>) {
         self.with(|s| s.proof = proof.into());
+    }
+
+    /// What drains warn of.
+    pub fn says(&self, message: impl Into<String>) {
+        self.with(|s| s.says = Some(message.into()));
     }
 
     /// A borrower holds on through drains, until `let_go`.
@@ -295,6 +301,9 @@ impl ManagedPool for FakePool {
             s.rolled.push(order.may_roll());
         });
         Box::pin(async move {
+            if let Some(message) = self.with(|s| s.says.clone()) {
+                order.warn("fake", message);
+            }
             if self.with(|s| s.holds) {
                 tokio::select! {
                     permit = self.release.acquire() => permit.unwrap().forget(),
