@@ -62,7 +62,7 @@ mod tests {
     fn i7_whenever_a_mint_is_sent_it_outlasts_the_server_and_ends_in_time() {
         let s = Duration::from_secs;
         let time = MintTime { began: Time::from_start(s(1000)) };
-        let at = |after, most| time.for_answer(Time::from_start(s(1000 + after)), s(most));
+        let at = |after: u64, most| time.for_answer(Time::from_start(s(1000 + after)), s(most));
         assert_eq!(at(0, 120), Some(s(120)));
         assert_eq!(at(25, 120), Some(s(95)));
         assert_eq!(at(26, 120), None, "it would be cut off before the server gives up");
