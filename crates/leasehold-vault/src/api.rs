@@ -21,8 +21,9 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::calls::{CallCounts, Calls};
 use crate::classify::{Answer, Failure, Op, classify, malformed, no_answer};
 use crate::client::{self, Target};
-use crate::config::{ConfigError, VaultConfig};
+use crate::config::{ConfigError, MINT_TIMEOUT_TOO_LONG, VaultConfig};
 use crate::limit::Limiter;
+use crate::mint_time::{self, MintTime};
 use crate::token::Token;
 
 /// More than a handful of hops is a loop.
@@ -70,6 +71,9 @@ impl Api {
                 "holds characters that no header can carry: use plain ASCII",
             ));
         }
+        if config.mint_timeout > mint_time::MOST {
+            return Err(ConfigError::new("mint_timeout", MINT_TIMEOUT_TOO_LONG));
+        }
         Ok(Self {
             http,
             shown: target.shown(),
@@ -109,10 +113,32 @@ impl Api {
         token: Option<&Token>,
         timeout: Duration,
     ) -> Result<R, Failure> {
-        let reply = self.call(op, path, endpoint, token, timeout).await?;
-        // The parser's own words could repeat a piece of the body.
-        let parsed = serde_json::from_slice(&reply.body);
-        parsed.map_err(|_| malformed(op, path, "could not be understood").into())
+        read(op, path, &self.call(op, path, endpoint, token, timeout).await?)
+    }
+
+    /// Asks for a login, within `time`.
+    pub(crate) async fn mint<R: DeserializeOwned>(
+        &self,
+        path: &str,
+        endpoint: impl Endpoint,
+        token: &Token,
+        time: MintTime,
+    ) -> Result<R, Failure> {
+        let too_late = |kind, why| {
+            let message = format!("{} {path}: {why}", Op::Issue.doing());
+            SourceError::new(kind, message).before_issuing()
+        };
+        if let Some(limiter) = &self.limiter
+            && let Err(wait) = limiter.turn_by(&self.clock, time.ready_by()).await
+        {
+            let e = too_late(ErrorKind::Throttled, "rate_limit lets no request through for now");
+            return Err(e.retry_after(wait).into());
+        }
+        let Some(timeout) = time.for_answer(self.clock.now(), self.mint_timeout) else {
+            return Err(too_late(ErrorKind::Timeout, "it took too long to get to ask").into());
+        };
+        let request = self.request(path, endpoint, &self.middle, Some(token), timeout)?;
+        read(Op::Issue, path, &self.answer(Op::Issue, path, request, Some(token)).await?)
     }
 
     /// Makes one call; anything but a 2xx is an error.
@@ -134,6 +160,16 @@ impl Api {
                 _ => limiter.turn(&self.clock).await,
             }
         }
+        self.answer(op, path, request, token).await
+    }
+
+    async fn answer(
+        &self,
+        op: Op,
+        path: &str,
+        request: reqwest::Request,
+        token: Option<&Token>,
+    ) -> Result<Reply, Failure> {
         self.calls.count(op);
         let sent = confided(op, &request, token);
         let reply = self.send(op, path, request).await?;
@@ -222,6 +258,12 @@ impl Api {
         }
         Ok(reply)
     }
+}
+
+fn read<R: DeserializeOwned>(op: Op, path: &str, reply: &Reply) -> Result<R, Failure> {
+    // The parser's own words could repeat a piece of the body.
+    let parsed = serde_json::from_slice(&reply.body);
+    parsed.map_err(|_| malformed(op, path, "could not be understood").into())
 }
 
 /// The secrets in a request, for which the server's error text is searched: no server is known to

@@ -29,7 +29,7 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    fn doing(self) -> &'static str {
+    pub(crate) fn doing(self) -> &'static str {
         match self {
             Self::Login => "logging in at",
             Self::TokenLookup => "looking up the token at",

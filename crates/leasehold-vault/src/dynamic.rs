@@ -14,6 +14,7 @@ use vaultrs::api::database::requests::GenerateCredentialsRequest;
 
 use crate::classify::{Op, malformed};
 use crate::endpoints::{CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
+use crate::mint_time::{self, MintTime};
 use crate::privileges::{self, Missing, Need, Teller};
 use crate::session::Session;
 
@@ -109,16 +110,23 @@ where
 }
 
 impl Role {
-    async fn mint(&self) -> Result<Issued, SourceError> {
+    /// Answers within `time`.
+    async fn mint(self: Arc<Self>, time: MintTime) -> Result<Issued, SourceError> {
         let api = self.session.api();
         let call = async |token| {
             let request =
                 GenerateCredentialsRequest { mount: self.mount.clone(), name: self.role.clone() };
-            let timeout = api.mint_timeout;
-            api.json(Op::Issue, &self.path, request, Some(&token), timeout).await
+            api.mint(&self.path, request, &token, time).await
         };
-        let (reply, hold): (CredsReply, _) = self.session.issue_with(call).await?;
-        let revoke = async |lease: Lease| self.revoke(&lease, RevokeMode::Queued).await;
+        let ready_by = Some(time.ready_by());
+        let (reply, hold): (CredsReply, _) = self.session.issue_with(ready_by, call).await?;
+        let revoke = async |lease: Lease| {
+            let role = self.clone();
+            let revoke = async move { role.revoke(&lease, RevokeMode::Queued).await };
+            let revoke = to_its_end(revoke, std::future::ready);
+            let late = || SourceError::new(ErrorKind::Timeout, "its revocation goes on for longer");
+            mint_time::by(self.session.clock(), time.ends(), revoke, late).await
+        };
         let (credential, lease) = minted(&self.path, reply, revoke).await?;
         let (username, login) = (credential.username(), hold.epoch().number);
         debug!(role = %self.path, username, ttl = ?lease.ttl, login, "credential issued");
@@ -157,6 +165,8 @@ impl Role {
 
 impl CredentialSource for DynamicRole {
     /// Cancel safe: the request runs to its end all the same, and what it brings is revoked.
+    /// Answers within 120 s, of which at most 25 are spent on waiting for a token: a session that
+    /// logs in for longer is an [`ErrorKind::Timeout`], and nothing was issued.
     async fn issue(&self) -> Result<Issued, SourceError> {
         let role = &self.role;
         if role.mount.is_empty() || role.role.is_empty() {
@@ -164,9 +174,10 @@ impl CredentialSource for DynamicRole {
             return Err(SourceError::new(ErrorKind::NotFound, message));
         }
         self.teller.tell_once(&role.session, &role.path, self.needs());
-        let (mint, late) = (role.clone(), role.clone());
+        let time = MintTime::begin(role.session.clock());
+        let late = role.clone();
         let give_back = async move |issued| late.give_back(issued).await;
-        to_its_end(async move { mint.mint().await }, give_back).await
+        to_its_end(role.clone().mint(time), give_back).await
     }
 
     async fn renew(&self, lease: &Lease, increment: Duration) -> Result<Duration, SourceError> {

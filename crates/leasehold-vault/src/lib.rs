@@ -96,6 +96,7 @@ mod health;
 mod keeper;
 mod kv;
 mod limit;
+mod mint_time;
 mod once;
 mod privileges;
 mod schedule;

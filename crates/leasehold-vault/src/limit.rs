@@ -45,18 +45,37 @@ impl Limiter {
         clock.sleep_until(at).await;
     }
 
+    /// The same, if that turn comes by `latest`. Else it is not taken, and the error is the time
+    /// until it would have come.
+    pub(crate) async fn turn_by(&self, clock: &Clock, latest: Time) -> Result<(), Duration> {
+        let at = self.reserve_by(clock.now(), latest)?;
+        clock.sleep_until(at).await;
+        Ok(())
+    }
+
     /// Takes a turn without waiting for it: those after it wait for longer.
     pub(crate) fn pass(&self, clock: &Clock) {
         self.reserve(clock.now());
     }
 
     fn reserve(&self, now: Time) -> Time {
+        match self.reserve_by(now, Time::from_start(Duration::MAX)) {
+            Ok(at) => at,
+            Err(wait) => now + wait,
+        }
+    }
+
+    fn reserve_by(&self, now: Time, latest: Time) -> Result<Time, Duration> {
         let RateLimit { every, burst } = self.limit;
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let even = (*due).max(now);
-        *due = even + every;
         // Ahead of an even pace by all of the burst but the request itself.
-        even.before(every.saturating_mul(burst - 1)).max(now)
+        let at = even.before(every.saturating_mul(burst - 1)).max(now);
+        if at > latest {
+            return Err(now.until(at));
+        }
+        *due = even + every;
+        Ok(at)
     }
 }
 

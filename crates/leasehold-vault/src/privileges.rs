@@ -115,7 +115,7 @@ pub(crate) async fn missing(
         let request = CapabilitiesSelf { paths: paths.clone() };
         api.json(Op::Privileges, PATH, request, Some(&token), api.request_timeout).await
     };
-    let (reply, hold): (CapabilitiesReply, _) = match session.issue_with(call).await {
+    let (reply, hold): (CapabilitiesReply, _) = match session.issue_with(None, call).await {
         Ok(answered) => answered,
         // Not to be allowed to ask is an answer too.
         Err(e) if e.kind() == ErrorKind::Denied => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use leasehold::clock::Clock;
+use leasehold::clock::{Clock, Time};
 use leasehold::{ErrorKind, SourceError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info};
@@ -21,6 +21,7 @@ use crate::epoch::Hold;
 use crate::health::{self, VaultHealth};
 use crate::keeper::{Command, Current, Keeper, Parts};
 use crate::kv::KvSecret;
+use crate::mint_time;
 use crate::static_role::StaticRole;
 use crate::token::Token;
 
@@ -198,16 +199,18 @@ impl Session {
     }
 
     /// Makes a call with a token that is worth issuing with: one whose end can still be moved, or
-    /// a fresh one. The hold goes to the lease that comes of it.
+    /// a fresh one. The hold goes to the lease that comes of it. All waits for a token together end
+    /// at `until`, and no call is made later; a login goes on whoever waits for it.
     pub(crate) async fn issue_with<T, F>(
         &self,
+        until: Option<Time>,
         call: impl Fn(Token) -> F,
     ) -> Result<(T, Hold), SourceError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let hold = self.token_for(|seen| seen.alive && !seen.wants_login).await?;
-        self.call_with(hold, call).await
+        let hold = self.token_by(until, |seen| seen.alive && !seen.wants_login).await?;
+        self.call_with(hold, until, call).await
     }
 
     /// Makes a call with any live token: renewing and revoking need the right, not the token that
@@ -220,31 +223,54 @@ impl Session {
         F: Future<Output = Result<T, Failure>>,
     {
         let hold = self.token_for(|seen| seen.alive).await?;
-        let (done, _) = self.call_with(hold, call).await?;
+        let (done, _) = self.call_with(hold, None, call).await?;
         Ok(done)
     }
 
-    /// Makes the call and, should the token prove dead, once more with the next one.
+    /// Makes the call and, should the token prove dead, once more with the next one, unless that
+    /// would be later than `until`.
     async fn call_with<T, F>(
         &self,
         hold: Hold,
+        until: Option<Time>,
         call: impl Fn(Token) -> F,
     ) -> Result<(T, Hold), SourceError>
     where
         F: Future<Output = Result<T, Failure>>,
     {
         let number = hold.epoch().number;
-        match call(hold.epoch().token.clone()).await {
+        let dead = match call(hold.epoch().token.clone()).await {
             Ok(done) => return Ok((done, hold)),
             Err(Failure::Refused(e)) => return Err(e),
-            Err(Failure::TokenDead(e)) => {
-                debug!(login = number, error = %e, "a call found the token dead");
-                let _ = self.0.keeper.send(Command::Dead { number });
-            }
+            Err(Failure::TokenDead(e)) => e,
+        };
+        debug!(login = number, error = %dead, "a call found the token dead");
+        let _ = self.0.keeper.send(Command::Dead { number });
+        if until.is_some_and(|until| self.clock().now() >= until) {
+            // Where there is another to be had, that is what heals it.
+            let heals = self.can_log_in_anew();
+            return Err(if heals { still_logging_in() } else { dead.before_issuing() });
         }
-        let next = self.token_for(|seen| seen.alive && seen.epoch.number > number).await?;
-        let done = call(next.epoch().token.clone()).await;
-        done.map(|done| (done, next)).map_err(Failure::into_error)
+        let anew = |seen: &Current| seen.alive && seen.epoch.number > number;
+        let next = self.token_by(until, anew).await?;
+        match call(next.epoch().token.clone()).await {
+            Ok(done) => Ok((done, next)),
+            Err(Failure::Refused(e)) => Err(e),
+            Err(Failure::TokenDead(e)) => Err(e.before_issuing()),
+        }
+    }
+
+    /// As [`token_for`](Self::token_for), and not for longer than `until`.
+    async fn token_by(
+        &self,
+        until: Option<Time>,
+        will_do: impl Fn(&Current) -> bool,
+    ) -> Result<Hold, SourceError> {
+        let wait = self.token_for(will_do);
+        match until {
+            Some(until) => mint_time::by(self.clock(), until, wait, still_logging_in).await,
+            None => wait.await,
+        }
     }
 
     /// The current token if it `will_do`, else the one that the keeper logs in for. All callers
@@ -273,6 +299,12 @@ impl Session {
             }
         }
     }
+}
+
+/// The session gets there without whoever hears this.
+fn still_logging_in() -> SourceError {
+    let message = "the session is still logging in for another token: ask again later";
+    SourceError::new(ErrorKind::Timeout, message).before_issuing()
 }
 
 /// Why there is no token. What heals by itself stays what it is; for the rest a person is needed.

@@ -5,7 +5,9 @@ mod common;
 
 use std::time::Duration;
 
+use common::answers::BARE;
 use common::script::{Reply, Script};
+use common::sim::{FIRST_TOKEN, GoodVault, ISSUE, LOGIN, Sim};
 use leasehold::clock::Clock;
 use leasehold::{CredentialSource, ErrorKind, Lease, RevokeMode, SourceError};
 use leasehold_vault::{Auth, Session, VaultConfig};
@@ -618,4 +620,86 @@ async fn health_tells_a_quota_from_a_standby() {
     let health = session.health().await;
     assert!(health.reachable && health.standby.is_none() && health.error.is_some());
     assert!(script.requests("sys/health").iter().all(|r| !r.contains(TOKEN)));
+}
+
+/// Time, a good server, and a session on it whose logins may take a minute.
+async fn patient(change: impl FnOnce(VaultConfig) -> VaultConfig) -> (Sim, GoodVault, Session) {
+    let s = Duration::from_secs;
+    let sim = Sim::start();
+    let vault = GoodVault::start(s(3600), s(100_000), s(36_000)).await;
+    let config = VaultConfig::new(vault.script.address()).request_timeout(s(60)).clock(sim.clock());
+    let auth = Auth::approle("role", SECRET_ID);
+    let session = sim.finish(Session::login(change(config), auth)).await.expect("login");
+    sim.watch(&session);
+    (sim, vault, session)
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_a_login_that_hangs_does_not_keep_a_mint_waiting() {
+    let (sim, vault, session) = patient(|config| config).await;
+    vault.fail_with(ISSUE, Reply::json(403, BARE), FIRST_TOKEN);
+    vault.fail(LOGIN, Reply::silence());
+    let source = session.dynamic_role("database", "app");
+    let began = sim.elapsed();
+    let e = sim.finish(source.issue()).await.expect_err("no token");
+    let took = (sim.elapsed() - began).as_secs();
+    assert!((25..27).contains(&took), "{took} s: {e}");
+    assert_eq!(e.kind(), ErrorKind::Timeout, "{e}");
+    assert!(e.to_string().contains("still logging in"), "{e}");
+    assert!(!e.may_have_issued(), "nothing was asked for");
+    let e = sim.finish(source.issue()).await.expect_err("no token yet");
+    assert!(!e.may_have_issued() && e.is_transient(), "{e}");
+    assert_eq!((vault.asked(ISSUE), vault.asked(LOGIN)), (1, 2), "one login for all who wait");
+
+    // It goes on with nobody waiting for it.
+    vault.mend();
+    sim.until(Duration::from_secs(120), || session.token_state().login == 2).await;
+    sim.finish(source.issue()).await.expect("issued with the next token");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_a_mint_that_waited_for_its_token_still_ends_within_two_minutes() {
+    let (sim, vault, session) = patient(|config| config).await;
+    vault.fail_with(ISSUE, Reply::json(403, BARE), FIRST_TOKEN);
+    vault.fail(ISSUE, Reply::silence());
+    vault.fail(LOGIN, login_answer("s.second", 36_000).after(Duration::from_secs(20)));
+    let source = session.dynamic_role("database", "app");
+    let began = sim.elapsed();
+    let e = sim.finish(source.issue()).await.expect_err("no answer");
+    let took = (sim.elapsed() - began).as_secs();
+    assert!((119..=120).contains(&took), "{took} s: {e}");
+    assert!(e.kind() == ErrorKind::Timeout && e.may_have_issued(), "{e}");
+    assert_eq!((vault.asked(ISSUE), vault.asked(LOGIN)), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_a_token_found_dead_late_is_not_followed_by_a_second_mint() {
+    let (sim, vault, session) = patient(|config| config).await;
+    let dead = Reply::json(403, BARE);
+    vault.fail_with(ISSUE, dead.clone().after(Duration::from_secs(30)), FIRST_TOKEN);
+    let source = session.dynamic_role("database", "app");
+    let e = sim.finish(source.issue()).await.expect_err("dead");
+    assert!(!e.may_have_issued(), "{e}");
+    assert!(e.is_transient(), "another token is on its way: {e}");
+    assert_eq!(vault.asked(ISSUE), 1, "{e}");
+    sim.until(Duration::from_secs(10), || session.token_state().login == 2).await;
+
+    // Dead in time: one more try, and no third.
+    vault.fail(ISSUE, dead);
+    let e = sim.finish(source.issue()).await.expect_err("dead twice");
+    assert_eq!(e.kind(), ErrorKind::TokenLost, "{e}");
+    assert_eq!((vault.asked(ISSUE), vault.asked(LOGIN)), (3, 3), "{e}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i7_a_rate_limit_holds_no_mint_back_for_longer_than_a_mint_may_take() {
+    let (sim, vault, session) = patient(|config| config.rate_limit(0.02, 1)).await;
+    let source = session.dynamic_role("database", "app");
+    let e = sim.finish(source.issue()).await.expect_err("too soon");
+    assert_eq!(e.kind(), ErrorKind::Throttled, "{e}");
+    assert!(e.to_string().contains("rate_limit"), "{e}");
+    assert_eq!(vault.asked(ISSUE), 0);
+    let after = e.server_retry_after().expect("says when");
+    sim.pass(after).await;
+    sim.finish(source.issue()).await.expect("its turn came, as none was used up in vain");
 }

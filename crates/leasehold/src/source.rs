@@ -12,10 +12,11 @@ use crate::credential::{Issued, Lease};
 
 /// A server that issues database logins: three verbs, a watch and a farewell.
 ///
-/// The rotator runs each call as a task of its own and never cancels it: a request to mint that is
-/// cut off may leave a database role that nobody ever revokes. An implementation bounds its own
-/// calls (the rotator stops waiting after its mint timeout, and takes care of what comes late).
-/// It should not retry by itself: when to try again is the lease machine's decision.
+/// The rotator runs [`issue`](Self::issue) as a task of its own and never cancels it: a request to
+/// mint that is cut off may leave a database role that nobody ever revokes. [`renew`](Self::renew),
+/// [`revoke`](Self::revoke) and [`changed`](Self::changed) may be dropped when the rotator ends.
+/// An implementation bounds its own calls, and should not retry by itself: when to try again is the
+/// lease machine's decision.
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,6 +41,10 @@ use crate::credential::{Issued, Lease};
 /// ```
 pub trait CredentialSource: fmt::Debug + Send + Sync + 'static {
     /// Mints a new credential. Not idempotent: each success is one more login to look after.
+    ///
+    /// Should answer within 120 s, whatever it waits for. After that the rotator takes the request
+    /// for lost and may make another, so that more of them are under way than it counts; what comes
+    /// late all the same is revoked.
     fn issue(&self) -> impl Future<Output = Result<Issued, SourceError>> + Send;
 
     /// Asks for `increment` more, counted from now, and returns what was granted. Less than asked

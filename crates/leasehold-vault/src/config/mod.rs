@@ -21,13 +21,17 @@ pub use settings::Settings;
 use values::{Value, Values};
 
 use crate::limit::RateLimit;
+use crate::mint_time;
 
 /// Everything but minting: these calls take milliseconds, and are safe to repeat.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The server gives up on a mint after 90 s by itself. A client that gives up sooner may leave
 /// behind a database role that has no lease, which nobody ever revokes.
-const MINT_TIMEOUT: Duration = Duration::from_secs(120);
+const MINT_TIMEOUT: Duration = mint_time::MOST;
+
+pub(crate) const MINT_TIMEOUT_TOO_LONG: &str =
+    "is above 120 s: a rotator takes a mint that is older for lost, and asks for another";
 
 /// Answers are a few hundred bytes. Whatever is longer is not from the server we talk to.
 const MAX_RESPONSE: usize = 1024 * 1024;
@@ -108,7 +112,7 @@ impl VaultConfig {
     ///
     /// # Errors
     /// No address, a value that can't be read as what it stands for, a file that can't be read,
-    /// half of a client certificate, a TLS server name together with a proxy, or a `VAULT__` or
+    /// a mint timeout above 120 s, half of a client certificate, a TLS server name together with a proxy, or a `VAULT__` or
     /// `BAO__` variable that is unknown.
     pub fn from_env() -> Result<Self, ConfigError> {
         let mut values = Values::default();
@@ -165,7 +169,12 @@ impl VaultConfig {
         if let Some(timeout) = values.duration("client_timeout")? {
             config.request_timeout = timeout;
         }
-        if let Some(timeout) = values.duration("mint_timeout")? {
+        if let (Some(value), Some(timeout)) =
+            (values.get("mint_timeout"), values.duration("mint_timeout")?)
+        {
+            if timeout > mint_time::MOST {
+                return Err(value.error(MINT_TIMEOUT_TOO_LONG));
+            }
             config.mint_timeout = timeout;
         }
         config.rate_limit = values.rate("rate_limit")?;
@@ -272,8 +281,10 @@ impl VaultConfig {
         self
     }
 
-    /// How long a mint may take. 120 s by default, which is longer than the server's own 90 s:
-    /// a mint that its client gave up on can leave a database role that nobody revokes.
+    /// How long a mint may take. 120 s by default and at most, which is longer than the server's
+    /// own 90 s: a mint that its client gave up on can leave a database role that nobody revokes.
+    /// It gets less, but never less than 95 s, where it had to wait for a token: a rotator takes
+    /// one that is older than 120 s for lost, and asks for another.
     #[must_use]
     pub fn mint_timeout(mut self, timeout: Duration) -> Self {
         self.mint_timeout = timeout;

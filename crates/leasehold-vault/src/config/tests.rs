@@ -1,5 +1,6 @@
 use super::values::{KEYS, Key, Kind};
 use super::*;
+use crate::auth::Auth;
 
 fn values(variables: &[(&str, &str)]) -> Result<Values, ConfigError> {
     let mut values = Values::default();
@@ -146,6 +147,19 @@ fn what_is_set_reaches_the_configuration() {
     assert_eq!(usual.proxy.unwrap().1.as_str(), "p:1");
     assert_eq!(usual.request_timeout, REQUEST_TIMEOUT, "the mint has a timeout of its own");
     assert!(!usual.skip_verify && usual.rate_limit.is_none());
+}
+
+/// A rotator takes a mint that is older for lost, and asks for another.
+#[tokio::test]
+async fn i7_a_mint_timeout_above_two_minutes_is_named() {
+    for name in ["VAULT_MINT_TIMEOUT", "BAO_MINT_TIMEOUT"] {
+        let e = from(&[("VAULT_ADDR", "https://a:1"), (name, "121s")]).unwrap_err();
+        assert_eq!(e.setting(), name);
+        assert!(e.to_string().contains("120 s"), "{e}");
+    }
+    let config = VaultConfig::new("https://a:1").mint_timeout(Duration::from_secs(121));
+    let e = crate::Session::login(config, Auth::token("s.unused")).await.unwrap_err();
+    assert!(e.to_string().starts_with("mint_timeout ") && e.to_string().contains("120 s"), "{e}");
 }
 
 #[test]
