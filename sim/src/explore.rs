@@ -29,7 +29,7 @@ const MOST_FAULTS: usize = 3;
 /// What is explored.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Faults in one history, 3 at most. A requested rotation and a borrower count as one each.
+    /// Faults in one history. A requested rotation and a borrower count as one each.
     pub faults: u8,
     /// Turns of the clock to the next thing that is due.
     pub turns: u8,
@@ -40,8 +40,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Two generations, three faults, a shutdown at any point.
-    pub const FULL: Self = Self { faults: 3, turns: 4, generations: 2, states: 20_000_000 };
+    /// Two generations, two faults, a shutdown at any point.
+    pub const FULL: Self = Self { faults: 2, turns: 6, generations: 2, states: 20_000_000 };
     /// The same in small.
     pub const SMALL: Self = Self { faults: 1, turns: 6, generations: 2, states: 200_000 };
 }
