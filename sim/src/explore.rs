@@ -40,8 +40,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Two generations, two faults, a shutdown at any point.
-    pub const FULL: Self = Self { faults: 2, turns: 6, generations: 2, states: 20_000_000 };
+    /// Two generations, three faults, a shutdown at any point.
+    pub const FULL: Self = Self { faults: 3, turns: 3, generations: 2, states: 20_000_000 };
     /// The same in small.
     pub const SMALL: Self = Self { faults: 1, turns: 6, generations: 2, states: 200_000 };
 }

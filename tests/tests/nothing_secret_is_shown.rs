@@ -9,6 +9,8 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use leasehold::{
     Chain, Credential, CredentialSource, FileSource, FnSource, Issued, Lease, Rotator, SourceError,
     StaticSource, once,
@@ -52,11 +54,36 @@ impl Shown {
     }
 }
 
-/// As text, as a list of bytes, percent-encoded, and in base64's three positions' common core.
+/// As text, as a list of bytes, percent-encoded, and in base64.
 fn spellings(secret: &str) -> Vec<String> {
     let bytes: Vec<_> = secret.bytes().map(|byte| byte.to_string()).collect();
     let encoded = secret.replace('%', "%25").replace('/', "%2F").replace('@', "%40");
-    vec![secret.to_owned(), bytes.join(", "), encoded]
+    let mut all = vec![secret.to_owned(), bytes.join(", "), encoded];
+    // Of `user:secret` too, whoever the user is: what is before it moves it by none to two bytes,
+    // and shares a character with it. So does what comes after.
+    for before in 0..3 {
+        let bytes = [&[0; 2][..before], secret.as_bytes()].concat();
+        let whole = (before * 8).div_ceil(6)..bytes.len() * 8 / 6;
+        for alphabet in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+            all.push(alphabet.encode(&bytes)[whole.clone()].to_owned());
+        }
+    }
+    all
+}
+
+#[test]
+fn a_secret_is_known_in_base64_alone_and_after_a_user() {
+    let secret = "o>e?5e4dc3b2\u{ff}~";
+    for before in ["", "a:", "ab:", "app:", "user:"] {
+        for after in ["", "\n", "@x"] {
+            let text = format!("{before}{secret}{after}");
+            for shown in [STANDARD.encode(&text), URL_SAFE.encode(&text)] {
+                assert!(spellings(secret).iter().any(|s| shown.contains(s)), "{text:?}: {shown}");
+            }
+            let other = STANDARD.encode(format!("{before}another-one-5e4dc3{after}"));
+            assert!(!spellings(secret).iter().any(|s| other.contains(s)), "{other}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -69,7 +96,11 @@ async fn i10_no_secret_is_in_logs_debug_output_errors_or_panics_of_both_hooks() 
         .with_writer(move || to.clone())
         .init();
     let to = shown.clone();
-    std::panic::set_hook(Box::new(move |info| writeln!(to.clone(), "panic: {info}").unwrap()));
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        writeln!(to.clone(), "panic: {info}").unwrap();
+        usual(info);
+    }));
 
     let stack = Stack::builder().audit_raw().start().await.unwrap();
     let db = database(&stack, "shown", 3600, 7200).await;

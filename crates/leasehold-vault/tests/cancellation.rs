@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{approle, config, long_role, own_stack, until};
 use leasehold::{CredentialSource, RevokeMode};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, Stack, TestDb, eventually};
-use leasehold_vault::{Session, once};
+use leasehold_vault::{Session, VaultConfig, once};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -88,6 +88,11 @@ async fn database(stack: &Stack) -> TestDb {
     let extra = "path \"kv/*\" { capabilities = [\"read\"] }";
     let spec = DatabaseSpec::new("cut").role(long_role()).app_role(tokens.extra_policy(extra));
     stack.database(spec).await.expect("database")
+}
+
+/// What is cut is cut by the test, and not by a timeout on a loaded machine.
+fn patient(db: &TestDb) -> VaultConfig {
+    config(db).request_timeout(LONG).mint_timeout(LONG)
 }
 
 fn tasks() -> usize {
@@ -171,7 +176,7 @@ async fn i9_a_login_to_the_server_that_is_dropped_leaves_no_token_and_no_task() 
     let secret_id = db.secret_id().await.expect("secret_id");
     let call = async || {
         let auth = leasehold_vault::Auth::approle(db.role_id(), secret_id.as_str());
-        Session::login(config(&db), auth).await
+        Session::login(patient(&db), auth).await
     };
     in_all_states("login", &db, call, async |what, done| {
         if let Some(Ok(session)) = done {
@@ -189,7 +194,7 @@ async fn i7_a_mint_that_is_dropped_runs_to_its_end_and_is_given_back() {
     let stack = own_stack().await;
     let db = database(&stack).await;
     let base = tasks();
-    let session = Session::login(config(&db), approle(&db).await).await.expect("login");
+    let session = Session::login(patient(&db), approle(&db).await).await.expect("login");
     let source = session.dynamic_role(db.mount(), db.role());
     in_all_states(
         "issue",
@@ -243,7 +248,7 @@ async fn i7_one_login_that_is_dropped_leaves_neither_token_nor_lease() {
     let secret_id = db.secret_id().await.expect("secret_id");
     let call = async || {
         let auth = leasehold_vault::Auth::approle(db.role_id(), secret_id.as_str());
-        once(config(&db), auth, db.mount(), db.role()).await
+        once(patient(&db), auth, db.mount(), db.role()).await
     };
     in_all_states("once", &db, call, async |what, done| {
         if let Some(Ok(login)) = done {
@@ -267,7 +272,7 @@ async fn sources_that_only_read_may_be_dropped_at_any_point() {
     let (status, reply) =
         stack.vault_request("POST", "kv/data/app", Some(login)).await.expect("write");
     assert_eq!(status, 200, "{reply}");
-    let session = Session::login(config(&db), approle(&db).await).await.expect("login");
+    let session = Session::login(patient(&db), approle(&db).await).await.expect("login");
     let source = session.kv2("kv", "app").check_every(Duration::from_secs(1));
     in_all_states(
         "kv",
