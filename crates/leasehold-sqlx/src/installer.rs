@@ -207,12 +207,12 @@ impl CloseOnDrop {
 
 impl Drop for CloseOnDrop {
     fn drop(&mut self) {
-        if let Some(pool) = self.0.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            // The first half of `close` runs in the call itself.
+        if let Some(pool) = self.0.take() {
+            // The first half of `close` runs in the call itself, and needs no runtime.
             drop(pool.close());
-            runtime.spawn(async move { pool.close().await });
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                runtime.spawn(async move { pool.close().await });
+            }
         }
     }
 }
@@ -224,5 +224,21 @@ impl fmt::Debug for Installer {
             .field("connect_timeout", &self.connect_timeout)
             .field("liveness", &self.liveness)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_that_nobody_has_is_closed_where_there_is_no_runtime_too() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let pool = {
+            let _in = runtime.enter();
+            PgPoolOptions::new().connect_lazy_with(PgConnectOptions::new_without_pgpass())
+        };
+        drop(CloseOnDrop(Some(pool.clone())));
+        assert!(pool.is_closed());
     }
 }
