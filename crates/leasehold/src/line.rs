@@ -71,8 +71,10 @@ mod tests {
         // In pieces, as a formatter writes.
         let mut pieces = String::new();
         let mut line = Line::new(&mut pieces);
-        write!(line, "{whole}{}", "").unwrap();
-        write!(line, "{}{}", "y", "z").unwrap();
+        line.write_str(&whole).unwrap();
+        line.write_str("").unwrap();
+        line.write_str("y").unwrap();
+        line.write_str("z").unwrap();
         assert_eq!(pieces, format!("{whole}…"));
     }
 }

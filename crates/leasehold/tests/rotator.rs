@@ -123,9 +123,16 @@ async fn i10_what_postgres_says_is_one_line_without_the_password() {
     let mut told = vec![event(&mut events, is_proof).await];
     // And what it says to the superseded login at the deadline.
     pool.says(said);
+    pool.hold();
     pool.proof(None);
     let is_warning = |e: &Event| matches!(e, Event::Warning { .. }).then(|| e.clone());
     told.push(event(&mut events, is_warning).await);
+    let is_forced = |e: &Event| match e {
+        Event::Drained { forced, .. } => forced.first().map(|(_, holder)| holder.clone()),
+        _ => None,
+    };
+    let holder = event(&mut events, is_forced).await;
+    assert!(holder.application.starts_with("no \"[redacted]\" ERROR"), "{holder:.200?}");
     for told in told {
         let (Event::ProofFailed { message, .. } | Event::Warning { message, .. }) = &told else {
             unreachable!("{told:?}")

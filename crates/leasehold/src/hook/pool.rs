@@ -263,6 +263,13 @@ impl Holder {
         let transaction_age = Duration::try_from_secs_f64(age_seconds).unwrap_or_default();
         Self { pid, application, state, transaction_age }
     }
+
+    /// What it says of itself is what a server says.
+    pub(crate) fn without(self, password: &str) -> Self {
+        let (application, state) =
+            (without(&self.application, password), without(&self.state, password));
+        Self { application, state, ..self }
+    }
 }
 
 impl fmt::Display for Holder {

@@ -67,11 +67,13 @@ pub(super) async fn drain_everywhere(
             (pool.name().to_owned(), drained)
         });
     }
+    let password = order.generation().credential().expose_password();
     let (mut forced, mut left) = (Vec::new(), 0);
     while let Some(done) = tasks.join_next().await {
         match done {
             Ok((pool, drained)) => {
-                forced.extend(drained.forced.into_iter().map(|h| (pool.clone(), h)));
+                let holders = drained.forced.into_iter().map(|h| h.without(password));
+                forced.extend(holders.map(|h| (pool.clone(), h)));
                 left += drained.left;
             }
             // The pool's hook panicked: what it had is not known to be gone.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leasehold::clock::{Clock, Time};
-use leasehold::hook::{BoxFuture, DrainOrder, Drained, ManagedPool, PoolCounts, Proof};
+use leasehold::hook::{BoxFuture, DrainOrder, Drained, Holder, ManagedPool, PoolCounts, Proof};
 use leasehold::{
     Credential, CredentialProvider, CredentialSource, ErrorKind, Event, Generation, Issued, Lease,
     Parent, RevokeMode, SourceError,
@@ -235,7 +235,7 @@ impl FakePool {
         self.with(|s| s.proof = proof.into());
     }
 
-    /// What drains warn of.
+    /// What drains warn of, and what a connection held to their deadline calls itself.
     pub fn says(&self, message: impl Into<String>) {
         self.with(|s| s.says = Some(message.into()));
     }
@@ -307,7 +307,11 @@ impl ManagedPool for FakePool {
             if self.with(|s| s.holds) {
                 tokio::select! {
                     permit = self.release.acquire() => permit.unwrap().forget(),
-                    () = order.deadline() => return Drained::at_deadline(Vec::new(), 1),
+                    () = order.deadline() => {
+                        let holder = |says| Holder::new(1, says, "idle".to_owned(), 1.0);
+                        let holders = self.with(|s| s.says.clone()).map(holder);
+                        return Drained::at_deadline(holders.into_iter().collect(), 1);
+                    }
                 }
             }
             Drained::clean()
