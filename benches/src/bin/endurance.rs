@@ -35,17 +35,18 @@ struct Args {
     #[arg(long, default_value_t = 10_000)]
     rotations: u64,
     /// Rotators in the process.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 90)]
     providers: usize,
-    /// TTL and maximum TTL of the role, in seconds.
-    #[arg(long, default_value_t = 40)]
+    /// TTL and maximum TTL of the role, in seconds. Eight times `--every` at most: a login that
+    /// served less than an eighth of its life is not rotated freely, but by permit.
+    #[arg(long, default_value_t = 18)]
     ttl: u64,
     /// Each provider rotates this often, in seconds: what is left of the TTL is grace, so that a
     /// machine that is too slow for it is late, and loses no lease.
     #[arg(long, default_value_t = 3)]
     every: u64,
     /// Milliseconds from one query to the next, on each pool.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 500)]
     pace_ms: u64,
 }
 
