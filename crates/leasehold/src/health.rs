@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::hook::PoolCounts;
+use crate::json::{one_line, seconds, seconds_if_any};
 use crate::source::ErrorKind;
 
-/// How things stand. Serializes to JSON for a readiness endpoint; holds no secret.
+/// How things stand. Holds no secret.
+///
+/// Serializes to JSON for a readiness endpoint, under the names of the fields: durations are
+/// seconds as a number, to the millisecond; what is `None` is null. The form is stable; fields may
+/// be added.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Health {
+    /// Which rotator's: [`RotatorBuilder::name`](crate::RotatorBuilder::name).
+    pub provider: String,
     /// In one word.
     pub state: HealthState,
     /// The current generation.
@@ -17,8 +24,10 @@ pub struct Health {
     /// Its user name.
     pub username: String,
     /// Time until the current lease ends, its token's end included; `None`: no end.
+    #[serde(serialize_with = "seconds_if_any")]
     pub expires_in: Option<Duration>,
     /// Time until the next planned rotation, where one is planned.
+    #[serde(serialize_with = "seconds_if_any")]
     pub rotates_in: Option<Duration>,
     /// The last request to the source was answered, and not by "sealed".
     pub source_ok: bool,
@@ -47,6 +56,19 @@ impl Health {
     }
 }
 
+impl HealthState {
+    /// The name used in metrics and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Expired => "expired",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// A [`Health`] in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,11 +88,13 @@ pub enum HealthState {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct LastError {
-    /// Its kind, as the name of the [`ErrorKind`].
-    pub kind: String,
+    /// Its kind.
+    pub kind: ErrorKind,
     /// What was said.
+    #[serde(serialize_with = "one_line")]
     pub message: String,
     /// How long ago.
+    #[serde(serialize_with = "seconds")]
     pub ago: Duration,
 }
 
@@ -81,6 +105,7 @@ pub struct DrainHealth {
     /// Which.
     pub generation: u64,
     /// Time until its deadline.
+    #[serde(serialize_with = "seconds")]
     pub deadline_in: Duration,
 }
 

@@ -85,6 +85,7 @@ mod fold;
 mod generation;
 mod health;
 pub mod hook;
+mod json;
 mod line;
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]

@@ -31,6 +31,7 @@ const ABANDONED_START: Duration = Duration::from_secs(120);
 
 /// What a driver is connected to.
 pub(super) struct Wiring {
+    pub(super) name: Arc<str>,
     pub(super) source: Arc<dyn DynSource>,
     pub(super) clock: Clock,
     pub(super) runtime: Handle,
@@ -47,6 +48,7 @@ pub(super) struct Wiring {
 
 /// The state of the background task. Outlives a panic of it.
 pub(super) struct Driver {
+    name: Arc<str>,
     machine: Machine,
     pending: VecDeque<Action>,
     /// Told once what they tell of is done.
@@ -116,6 +118,7 @@ impl Driver {
     pub(super) fn new(machine: Machine, wiring: Wiring) -> Self {
         let (replies, reply_rx) = mpsc::unbounded_channel();
         Self {
+            name: wiring.name,
             machine,
             pending: VecDeque::new(),
             news: VecDeque::new(),
@@ -529,6 +532,7 @@ impl Driver {
     fn first(&mut self, generation: Arc<Generation>) {
         let replies = self.replies.clone();
         let shared = Arc::new(Shared {
+            name: self.name.clone(),
             emit: Box::new(move |event| {
                 // A driver that is gone takes no pool either.
                 let _ = replies.send(Reply::Event(event));
@@ -674,7 +678,7 @@ impl Driver {
     }
 
     fn emit(&self, event: Event) {
-        crate::event::log(&event);
+        crate::event::log(&self.name, &event);
         for observer in &self.observers {
             observer(&event);
         }
