@@ -92,6 +92,11 @@ mod line;
 #[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
 #[macro_use]
 mod machine;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod once;
 mod provider;
 mod rotator;

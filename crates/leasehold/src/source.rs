@@ -152,6 +152,22 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: &[Self] = &[
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Throttled,
+        Self::Sealed,
+        Self::ServerFault,
+        Self::Denied,
+        Self::TokenLost,
+        Self::LeaseLost,
+        Self::NotRenewable,
+        Self::NotFound,
+        Self::Malformed,
+        Self::Other,
+    ];
+
     /// The name used in logs, metrics and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

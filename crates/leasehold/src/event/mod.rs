@@ -40,6 +40,19 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: &[Self] = &[
+        Self::Start,
+        Self::MaxTtl,
+        Self::Leeway,
+        Self::TokenEnding,
+        Self::LeaseLost,
+        Self::LoginRejected,
+        Self::SessionRevoked,
+        Self::SourceChanged,
+        Self::Requested,
+    ];
+
     /// The name used in logs, metrics and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

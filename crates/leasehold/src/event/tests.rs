@@ -175,33 +175,12 @@ fn every_event_is_one_flat_object_to_the_letter() {
 
 #[test]
 fn names_in_json_and_in_labels_are_the_same() {
-    for kind in [
-        ErrorKind::Unreachable,
-        ErrorKind::Timeout,
-        ErrorKind::Throttled,
-        ErrorKind::Sealed,
-        ErrorKind::ServerFault,
-        ErrorKind::Denied,
-        ErrorKind::TokenLost,
-        ErrorKind::LeaseLost,
-        ErrorKind::NotRenewable,
-        ErrorKind::NotFound,
-        ErrorKind::Malformed,
-        ErrorKind::Other,
-    ] {
+    assert_eq!(ErrorKind::ALL.len(), ErrorKind::Other as usize + 1);
+    for kind in ErrorKind::ALL {
         assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
     }
-    for reason in [
-        Reason::Start,
-        Reason::MaxTtl,
-        Reason::Leeway,
-        Reason::TokenEnding,
-        Reason::LeaseLost,
-        Reason::LoginRejected,
-        Reason::SessionRevoked,
-        Reason::SourceChanged,
-        Reason::Requested,
-    ] {
+    assert_eq!(Reason::ALL.len(), Reason::Requested as usize + 1);
+    for reason in Reason::ALL {
         assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
     }
 }
