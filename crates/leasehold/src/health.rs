@@ -147,3 +147,49 @@ pub(crate) struct Refresh {
     /// Observations taken in so far: tells a reader that its own was among them.
     pub(crate) seen: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn health_is_json_to_the_letter() {
+        let health = Health {
+            provider: "database/creds/app".to_owned(),
+            state: HealthState::Degraded,
+            generation: 3,
+            username: "v-app-3".to_owned(),
+            expires_in: Some(Duration::from_micros(21_400_400)),
+            rotates_in: None,
+            source_ok: false,
+            sealed: true,
+            last_error: Some(LastError {
+                kind: ErrorKind::Sealed,
+                message: "sealed\nup".to_owned(),
+                ago: Duration::from_millis(1500),
+            }),
+            draining: vec![DrainHealth { generation: 2, deadline_in: Duration::from_secs(4) }],
+            pools: vec![PoolHealth { name: "app@db".to_owned(), counts: PoolCounts::new(5, 4) }],
+            rotations: 2,
+            renewals: 7,
+            stopped: None,
+        };
+        let expected = json!({
+            "provider": "database/creds/app", "state": "degraded", "generation": 3,
+            "username": "v-app-3", "expires_in": 21.4, "rotates_in": null, "source_ok": false,
+            "sealed": true,
+            "last_error": { "kind": "sealed", "message": "sealed up", "ago": 1.5 },
+            "draining": [{ "generation": 2, "deadline_in": 4.0 }],
+            "pools": [{ "name": "app@db", "counts": { "size": 5, "idle": 4 } }],
+            "rotations": 2, "renewals": 7, "stopped": null,
+        });
+        assert_eq!(serde_json::to_value(&health).unwrap(), expected);
+        for state in
+            [HealthState::Ready, HealthState::Degraded, HealthState::Expired, HealthState::Stopped]
+        {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
+}
