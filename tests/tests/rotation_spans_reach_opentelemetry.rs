@@ -105,9 +105,10 @@ async fn a_rotation_is_one_span_with_its_steps_and_their_requests_below_it() {
 
     let issue = spans.one(&rotation, "leasehold.issue");
     fields(&issue, &[("provider", "orders"), ("outcome", "ok")]);
-    let request = |operation| {
+    let path = &*path;
+    let request = |operation: &'static str| {
         let status = if operation == "revoke" { "204" } else { "200" };
-        [("operation", operation), ("path", &path), ("status", status), ("outcome", "ok")]
+        [("operation", operation), ("path", path), ("status", status), ("outcome", "ok")]
     };
     fields(&spans.one(&issue, "leasehold_vault.request"), &request("issue"));
     let prove = spans.one(&rotation, "leasehold.prove");
