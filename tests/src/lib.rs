@@ -13,6 +13,11 @@ pub struct Readme;
 #[cfg(doctest)]
 pub struct Sources;
 
+/// And that on what can be seen.
+#[doc = include_str!("../../docs/observability.md")]
+#[cfg(doctest)]
+pub struct Observability;
+
 pub mod ready_made;
 
 use std::time::Duration;

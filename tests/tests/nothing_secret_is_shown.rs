@@ -120,7 +120,10 @@ async fn i10_no_secret_is_in_logs_debug_output_errors_or_panics_of_both_hooks() 
     let source = session.dynamic_role(db.mount(), db.role());
     shown.value(&(&session, &source, session.token_state(), session.calls()));
     let patience = Duration::from_secs(60);
-    let builder = Rotator::builder(source).start_timeout(patience);
+    let to = shown.clone();
+    let builder = Rotator::builder(source).start_timeout(patience).observer(move |event| {
+        writeln!(to.clone(), "event: {}", serde_json::to_string(event).unwrap()).unwrap();
+    });
     shown.value(&builder);
     let rotator = builder.start().await.unwrap();
     let provider = rotator.provider();
@@ -152,6 +155,7 @@ async fn i10_no_secret_is_in_logs_debug_output_errors_or_panics_of_both_hooks() 
     sqlx::query("SELECT v FROM accounts").execute(&sqlx).await.unwrap();
     deadpool.get().await.unwrap().query("SELECT v FROM accounts", &[]).await.unwrap();
     shown.value(&provider.health());
+    shown.value(&serde_json::to_string(&provider.health()).unwrap());
 
     // What Postgres refuses, through each hook: the login behind their backs, and a query.
     let error = sqlx::query("SELECT 1 FROM nowhere").execute(&sqlx).await.unwrap_err();

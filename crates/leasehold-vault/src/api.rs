@@ -14,15 +14,18 @@ use reqwest::redirect::Attempt;
 use rustify::Endpoint;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tracing::Instrument;
 use url::Origin;
 use vaultrs::api::EndpointMiddleware;
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::call::Call;
 use crate::calls::{CallCounts, Calls};
 use crate::classify::{Answer, Failure, Op, classify, malformed, no_answer};
 use crate::client::{self, Target};
 use crate::config::{ConfigError, MINT_TIMEOUT_TOO_LONG, VaultConfig};
 use crate::limit::Limiter;
+use crate::metrics::Meter;
 use crate::mint_time::{self, MintTime};
 use crate::token::Token;
 
@@ -43,6 +46,7 @@ pub(crate) struct Api {
     prefix: String,
     middle: EndpointMiddleware,
     calls: Calls,
+    pub(crate) meter: Meter,
     limiter: Option<Limiter>,
     clock: Clock,
     max_response: usize,
@@ -74,6 +78,12 @@ impl Api {
         if config.mint_timeout > mint_time::MOST {
             return Err(ConfigError::new("mint_timeout", MINT_TIMEOUT_TOO_LONG));
         }
+        let place = &target.configured();
+        let name = match (&config.name, &namespace) {
+            (Some(name), _) => name.clone(),
+            (None, Some(namespace)) => format!("{place} {namespace}"),
+            (None, None) => place.to_string(),
+        };
         Ok(Self {
             http,
             shown: target.shown(),
@@ -87,6 +97,7 @@ impl Api {
                 namespace,
             },
             calls: Calls::default(),
+            meter: Meter::new(name.into()),
             limiter: config.rate_limit.map(Limiter::new),
             clock: config.clock.clone(),
             max_response: config.max_response,
@@ -171,8 +182,23 @@ impl Api {
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
         self.calls.count(op);
+        let call = Call::begin(op, path, &self.clock);
+        let answer = self.answer_to(&call, op, path, request, token);
+        let answer = answer.instrument(call.span.clone()).await;
+        call.ended(answer.as_ref().err().map(Failure::error), &self.meter, &self.clock);
+        answer
+    }
+
+    async fn answer_to(
+        &self,
+        call: &Call,
+        op: Op,
+        path: &str,
+        request: reqwest::Request,
+        token: Option<&Token>,
+    ) -> Result<Reply, Failure> {
         let sent = confided(op, &request, token);
-        let reply = self.send(op, path, request).await?;
+        let reply = self.send(call, op, path, request).await?;
         if (200..300).contains(&reply.status) {
             return Ok(reply);
         }
@@ -198,7 +224,11 @@ impl Api {
         self.calls.count(Op::Health);
         let middle = EndpointMiddleware { namespace: None, ..self.middle.clone() };
         let request = self.request(path, endpoint, &middle, None, timeout)?;
-        self.send(Op::Health, path, request).await
+        let call = Call::begin(Op::Health, path, &self.clock);
+        let reply = self.send(&call, Op::Health, path, request);
+        let reply = reply.instrument(call.span.clone()).await;
+        call.ended(reply.as_ref().err(), &self.meter, &self.clock);
+        reply
     }
 
     fn request(
@@ -233,12 +263,14 @@ impl Api {
 
     async fn send(
         &self,
+        call: &Call,
         op: Op,
         path: &str,
         request: reqwest::Request,
     ) -> Result<Reply, SourceError> {
         let failed = |e: reqwest::Error| no_answer(op, path, &self.shown, &e);
         let mut response = self.http.execute(request).await.map_err(failed)?;
+        call.answered(response.status().as_u16());
         let header = |name| {
             let value = response.headers().get(name)?;
             value.to_str().ok().map(str::to_owned)

@@ -29,6 +29,40 @@ pub(crate) enum Op {
 }
 
 impl Op {
+    #[cfg(feature = "metrics")]
+    pub(crate) const ALL: &[Self] = &[
+        Self::Login,
+        Self::TokenLookup,
+        Self::TokenRenew,
+        Self::TokenRevoke,
+        Self::Issue,
+        Self::Read,
+        Self::Renew,
+        Self::Revoke,
+        Self::Health,
+        Self::WrapLookup,
+        Self::Unwrap,
+        Self::Privileges,
+    ];
+
+    /// The name used in spans and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::TokenLookup => "token_lookup",
+            Self::TokenRenew => "token_renew",
+            Self::TokenRevoke => "token_revoke",
+            Self::Issue => "issue",
+            Self::Read => "read",
+            Self::Renew => "renew",
+            Self::Revoke => "revoke",
+            Self::Health => "health",
+            Self::WrapLookup => "wrap_lookup",
+            Self::Unwrap => "unwrap",
+            Self::Privileges => "privileges",
+        }
+    }
+
     pub(crate) fn doing(self) -> &'static str {
         match self {
             Self::Login => "logging in at",
@@ -71,6 +105,12 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    pub(crate) fn error(&self) -> &SourceError {
+        match self {
+            Self::TokenDead(e) | Self::Refused(e) => e,
+        }
+    }
+
     /// The error where nothing is done about a dead token.
     pub(crate) fn into_error(self) -> SourceError {
         match self {

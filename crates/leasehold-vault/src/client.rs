@@ -35,6 +35,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// The configured address.
+    pub(crate) fn configured(&self) -> &str {
+        &self.configured
+    }
+
     /// For messages.
     pub(crate) fn shown(&self) -> String {
         match &self.proxy {

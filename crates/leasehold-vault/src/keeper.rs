@@ -62,6 +62,14 @@ pub(crate) struct Current {
     pub(crate) closed: bool,
 }
 
+impl Current {
+    /// A token that is merely near its end is not lost while a login may still come.
+    pub(crate) fn lost(&self) -> bool {
+        let refused = self.failure.as_ref().is_some_and(|e| !e.is_transient());
+        !self.alive || (self.wants_login && refused)
+    }
+}
+
 /// The outcome of one request.
 enum Done {
     Renewed { number: u64, asked_at: Time, result: Result<Duration, Failure> },
@@ -439,7 +447,7 @@ impl Keeper {
         let done = |t: &mut Tracked| !t.busy && t.epoch.number != current && t.is_done_with(now);
         let gone: Vec<_> = self.tokens.extract_if(.., done).collect();
         if let Some(token) = self.tokens.iter().find(|t| t.epoch.number == current) {
-            self.seen.send_replace(Current {
+            let seen = Current {
                 epoch: token.epoch.clone(),
                 ends: token.ends,
                 renewing: token.renewing(),
@@ -449,7 +457,10 @@ impl Keeper {
                 failure: self.login.failure.clone(),
                 retired: self.tokens.len() - 1,
                 closed: false,
-            });
+            };
+            let Parts { api, clock, .. } = &*self.parts;
+            api.meter.token(clock, seen.ends, seen.lost(), seen.retired);
+            self.seen.send_replace(seen);
         }
         // Only now: a lease that is told to move finds the token to move to.
         for token in self.tokens.iter().chain(&gone) {
@@ -464,6 +475,8 @@ impl Drop for Keeper {
         for token in &mut self.tokens {
             token.abandon();
         }
+        // Of an end that was wanted nobody needs to be told.
+        self.parts.api.meter.token(&self.parts.clock, None, std::thread::panicking(), 0);
         self.seen.send_modify(|seen| {
             seen.renewing = false;
             seen.closed = true;

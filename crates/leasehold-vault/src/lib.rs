@@ -82,6 +82,7 @@
 
 mod api;
 mod auth;
+mod call;
 mod calls;
 mod classify;
 mod client;
@@ -96,6 +97,11 @@ mod health;
 mod keeper;
 mod kv;
 mod limit;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod mint_time;
 mod once;
 mod privileges;

@@ -156,14 +156,11 @@ impl Session {
             Some(e) => e.to_string(),
             None => "the token is not valid any more".to_owned(),
         };
-        // A token that is merely near its end is not lost while a login may still come.
-        let refused = seen.failure.as_ref().is_some_and(|e| !e.is_transient());
-        let lost = !seen.alive || (seen.wants_login && refused);
         TokenState {
             login: seen.epoch.number,
             remaining: seen.ends.map(|ends| now.until(ends)),
             renewing: seen.renewing,
-            lost: ended.or_else(|| lost.then(why)),
+            lost: ended.or_else(|| seen.lost().then(why)),
             retired: seen.retired,
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::answers::{BARE, POLICY};
 use common::script::Reply;
 use common::sim::{self, FIRST_TOKEN, GoodVault, Sim};
-use leasehold::{CredentialSource, HealthState, Rotator};
+use leasehold::{CredentialSource, ErrorKind, HealthState, Rotator};
 use leasehold_vault::{Auth, CallCounts, Session, VaultConfig};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -112,7 +112,7 @@ async fn an_hour_in(world: World, after: Duration, reply: Option<Reply>) {
     for rotator in &world.rotators {
         assert_eq!(rotator.provider().current().number(), 2, "I6: the login stays");
         let error = rotator.provider().health().last_error.expect("an error");
-        assert_eq!(error.kind == "Unreachable", down, "{error:?}");
+        assert_eq!(error.kind == ErrorKind::Unreachable, down, "{error:?}");
     }
     world.comes_back().await;
 }

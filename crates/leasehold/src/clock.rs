@@ -166,6 +166,14 @@ impl Clock {
         }
     }
 
+    /// What the wall clock shows at `at`, for timestamps that people read; `None` if that is beyond
+    /// what can be said.
+    #[must_use]
+    pub fn wall_at(&self, at: Time) -> Option<SystemTime> {
+        let (now, wall) = (self.now(), self.wall());
+        if at >= now { wall.checked_add(now.until(at)) } else { wall.checked_sub(now - at) }
+    }
+
     /// The wall clock, for timestamps that people read. Never for judging a lease.
     #[must_use]
     pub fn wall(&self) -> SystemTime {
@@ -238,6 +246,17 @@ mod tests {
         assert_eq!(secs(clock.now()), 20);
         wall.store(-7_200_000 + 60_000, Ordering::SeqCst); // a minute of sleep after the step
         assert_eq!(secs(clock.now()), 80);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_instant_has_a_time_on_the_wall_that_stays() {
+        let (clock, _) = rig();
+        let at = clock.now() + Duration::from_secs(60);
+        let said = clock.wall_at(at).unwrap();
+        assert_eq!(said, clock.wall() + Duration::from_secs(60));
+        tokio::time::advance(Duration::from_secs(90)).await;
+        assert_eq!(clock.wall_at(at).unwrap(), said, "past or not");
+        assert_eq!(clock.wall_at(at + Duration::MAX), None);
     }
 
     #[tokio::test(start_paused = true)]

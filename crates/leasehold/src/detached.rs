@@ -4,6 +4,7 @@ use std::future::Future;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use crate::source::{ErrorKind, SourceError};
 
@@ -23,13 +24,14 @@ where
     B: Future<Output = ()> + Send + 'static,
 {
     let (answer, outcome) = oneshot::channel();
-    tokio::spawn(async move {
+    let to_its_end = async move {
         let made = mint.await;
         let runtime = Handle::current();
         let made = made.map(|made| OnItsWay { held: Some((made, give_back)), runtime });
         // Not taken in, or taken in and never looked at: its drop is the same.
         drop(answer.send(made));
-    });
+    };
+    tokio::spawn(to_its_end.in_current_span());
     let gone = |_| {
         let message = "the source panicked in issue, or the runtime ended";
         SourceError::new(ErrorKind::Other, message)

@@ -4,12 +4,19 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::hook::PoolCounts;
+use crate::json::{one_line, seconds, seconds_if_any};
 use crate::source::ErrorKind;
 
-/// How things stand. Serializes to JSON for a readiness endpoint; holds no secret.
+/// How things stand. Holds no secret.
+///
+/// Serializes to JSON for a readiness endpoint, under the names of the fields: durations are
+/// seconds as a number, to the millisecond; what is `None` is null. The form is stable; fields may
+/// be added.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Health {
+    /// Which rotator's: [`RotatorBuilder::name`](crate::RotatorBuilder::name).
+    pub provider: String,
     /// In one word.
     pub state: HealthState,
     /// The current generation.
@@ -17,8 +24,10 @@ pub struct Health {
     /// Its user name.
     pub username: String,
     /// Time until the current lease ends, its token's end included; `None`: no end.
+    #[serde(serialize_with = "seconds_if_any")]
     pub expires_in: Option<Duration>,
     /// Time until the next planned rotation, where one is planned.
+    #[serde(serialize_with = "seconds_if_any")]
     pub rotates_in: Option<Duration>,
     /// The last request to the source was answered, and not by "sealed".
     pub source_ok: bool,
@@ -47,6 +56,19 @@ impl Health {
     }
 }
 
+impl HealthState {
+    /// The name used in metrics and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Expired => "expired",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// A [`Health`] in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,11 +88,13 @@ pub enum HealthState {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct LastError {
-    /// Its kind, as the name of the [`ErrorKind`].
-    pub kind: String,
+    /// Its kind.
+    pub kind: ErrorKind,
     /// What was said.
+    #[serde(serialize_with = "one_line")]
     pub message: String,
     /// How long ago.
+    #[serde(serialize_with = "seconds")]
     pub ago: Duration,
 }
 
@@ -81,6 +105,7 @@ pub struct DrainHealth {
     /// Which.
     pub generation: u64,
     /// Time until its deadline.
+    #[serde(serialize_with = "seconds")]
     pub deadline_in: Duration,
 }
 
@@ -121,4 +146,50 @@ pub(crate) struct Refresh {
     pub(crate) next: Option<Time>,
     /// Observations taken in so far: tells a reader that its own was among them.
     pub(crate) seen: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn health_is_json_to_the_letter() {
+        let health = Health {
+            provider: "database/creds/app".to_owned(),
+            state: HealthState::Degraded,
+            generation: 3,
+            username: "v-app-3".to_owned(),
+            expires_in: Some(Duration::from_micros(21_400_400)),
+            rotates_in: None,
+            source_ok: false,
+            sealed: true,
+            last_error: Some(LastError {
+                kind: ErrorKind::Sealed,
+                message: "sealed\nup".to_owned(),
+                ago: Duration::from_millis(1500),
+            }),
+            draining: vec![DrainHealth { generation: 2, deadline_in: Duration::from_secs(4) }],
+            pools: vec![PoolHealth { name: "app@db".to_owned(), counts: PoolCounts::new(5, 4) }],
+            rotations: 2,
+            renewals: 7,
+            stopped: None,
+        };
+        let expected = json!({
+            "provider": "database/creds/app", "state": "degraded", "generation": 3,
+            "username": "v-app-3", "expires_in": 21.4, "rotates_in": null, "source_ok": false,
+            "sealed": true,
+            "last_error": { "kind": "sealed", "message": "sealed up", "ago": 1.5 },
+            "draining": [{ "generation": 2, "deadline_in": 4.0 }],
+            "pools": [{ "name": "app@db", "counts": { "size": 5, "idle": 4 } }],
+            "rotations": 2, "renewals": 7, "stopped": null,
+        });
+        assert_eq!(serde_json::to_value(&health).unwrap(), expected);
+        for state in
+            [HealthState::Ready, HealthState::Degraded, HealthState::Expired, HealthState::Stopped]
+        {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
 }

@@ -85,12 +85,18 @@ mod fold;
 mod generation;
 mod health;
 pub mod hook;
+mod json;
 mod line;
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
 #[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
 #[macro_use]
 mod machine;
+#[cfg(feature = "metrics")]
+pub mod metrics;
+#[cfg(not(feature = "metrics"))]
+#[path = "metrics/off.rs"]
+mod metrics;
 mod once;
 mod provider;
 mod rotator;

@@ -26,6 +26,7 @@ pub struct CredentialProvider {
 }
 
 pub(crate) struct Shared {
+    pub(crate) name: Arc<str>,
     pub(crate) current: ArcSwap<Generation>,
     pub(crate) swapped: watch::Sender<Arc<Generation>>,
     pub(crate) status: watch::Sender<Status>,
@@ -109,6 +110,13 @@ impl CredentialProvider {
         Self { shared }
     }
 
+    /// What tells this rotator from others in logs, metrics and health:
+    /// [`RotatorBuilder::name`](crate::RotatorBuilder::name).
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
     /// The current generation: one lock-free load. Don't hold the guard across an await; use
     /// [`Guard::into_inner`] for an `Arc`.
     #[must_use]
@@ -151,6 +159,7 @@ impl CredentialProvider {
             () => HealthState::Ready,
         };
         Health {
+            provider: self.shared.name.to_string(),
             state,
             generation: generation.number(),
             username: generation.credential().username().to_owned(),
@@ -159,7 +168,7 @@ impl CredentialProvider {
             source_ok: status.source_ok,
             sealed: status.sealed,
             last_error: status.last_error.map(|(kind, message, at)| LastError {
-                kind: format!("{kind:?}"),
+                kind,
                 message,
                 ago: now - at,
             }),

@@ -6,9 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::ser::SerializeStruct;
 use tokio::runtime::Handle;
 
 use crate::credential::{Issued, Lease};
+use crate::line::line;
 
 /// A server that issues database logins: three verbs, a watch and a farewell.
 ///
@@ -119,7 +121,8 @@ struct Inner {
 }
 
 /// What a [`SourceError`] means for what to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// No answer could be had: refused, reset, no such host. Nothing was done.
@@ -149,6 +152,41 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: &[Self] = &[
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Throttled,
+        Self::Sealed,
+        Self::ServerFault,
+        Self::Denied,
+        Self::TokenLost,
+        Self::LeaseLost,
+        Self::NotRenewable,
+        Self::NotFound,
+        Self::Malformed,
+        Self::Other,
+    ];
+
+    /// The name used in logs, metrics and JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Throttled => "throttled",
+            Self::Sealed => "sealed",
+            Self::ServerFault => "server_fault",
+            Self::Denied => "denied",
+            Self::TokenLost => "token_lost",
+            Self::LeaseLost => "lease_lost",
+            Self::NotRenewable => "not_renewable",
+            Self::NotFound => "not_found",
+            Self::Malformed => "malformed",
+            Self::Other => "other",
+        }
+    }
+
     /// Heals with no human: trying again later can succeed though nobody mends anything.
     #[must_use]
     pub const fn is_transient(self) -> bool {
@@ -156,6 +194,12 @@ impl ErrorKind {
             self,
             Self::Unreachable | Self::Timeout | Self::Throttled | Self::Sealed | Self::ServerFault
         )
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -261,6 +305,16 @@ impl SourceError {
 impl fmt::Display for SourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.inner.message)
+    }
+}
+
+/// Its kind, and its message on one line.
+impl serde::Serialize for SourceError {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut fields = to.serialize_struct("SourceError", 2)?;
+        fields.serialize_field("kind", &self.kind())?;
+        fields.serialize_field("message", &line(&self.inner.message))?;
+        fields.end()
     }
 }
 

@@ -70,26 +70,7 @@ pub(crate) async fn ready(State(probe): State<Probe>) -> (StatusCode, Json<Value
     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let body = json!({
         "ready": health.is_ready(),
-        "credentials": {
-            "state": health.state,
-            "generation": health.generation,
-            "username": health.username,
-            "expires_in": health.expires_in.map(seconds),
-            "rotates_in": health.rotates_in.map(seconds),
-            "rotations": health.rotations,
-            "renewals": health.renewals,
-            "draining": health.draining.iter().map(|d| json!({
-                "generation": d.generation,
-                "deadline_in": seconds(d.deadline_in),
-            })).collect::<Vec<_>>(),
-            "last_error": health.last_error.map(|e| json!({
-                "kind": e.kind,
-                "message": e.message,
-                "ago": seconds(e.ago),
-            })),
-            "stopped": health.stopped,
-        },
-        "pools": health.pools,
+        "credentials": health,
         "vault": {
             "reachable": vault.reachable,
             "sealed": vault.sealed,

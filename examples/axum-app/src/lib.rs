@@ -10,6 +10,7 @@ mod accounts;
 mod config;
 mod error;
 mod health;
+mod metrics;
 mod service;
 
 pub use config::{Config, ConfigError};

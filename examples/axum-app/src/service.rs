@@ -67,6 +67,7 @@ impl Service {
         config: Config,
         settings: impl FnOnce(RotatorBuilder) -> RotatorBuilder,
     ) -> Result<Self, StartError> {
+        crate::metrics::install();
         let session = Session::login(config.vault, config.auth).await.map_err(StartError::Login)?;
         let source = session.dynamic_role(config.mount, config.role);
         let rotator = match settings(Rotator::builder(source)).start().await {
@@ -107,6 +108,7 @@ impl Service {
             .route("/accounts/{id}", get(accounts::show))
             .route("/accounts/{id}/deposit", post(accounts::deposit))
             .route("/health/live", get(health::live))
+            .route("/metrics", get(crate::metrics::show))
             .route("/health/ready", get(health::ready))
             .with_state(self.state.clone())
     }

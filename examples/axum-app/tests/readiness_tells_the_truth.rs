@@ -40,7 +40,10 @@ async fn a_ready_service_says_how_its_login_stands() {
     assert!(vault["version"].as_str().is_some_and(|v| v.contains('.')), "{body}");
     assert_eq!(vault["token"]["login"], 1);
     assert!(seconds(&vault["token"]["expires_in"]) > 0.0);
-    assert!(body["pools"][0]["counts"]["size"].as_u64().is_some_and(|n| n >= 1), "{body}");
+    assert!(
+        body["credentials"]["pools"][0]["counts"]["size"].as_u64().is_some_and(|n| n >= 1),
+        "{body}"
+    );
 
     assert_eq!(
         get(&router, "/health/live").await,

@@ -63,6 +63,7 @@ pub struct VaultConfig {
     pub(crate) request_timeout: Duration,
     pub(crate) mint_timeout: Duration,
     pub(crate) clock: Clock,
+    pub(crate) name: Option<String>,
     /// Further addresses of the cluster.
     pub(crate) redirect_to: Vec<String>,
 }
@@ -102,6 +103,7 @@ impl VaultConfig {
             request_timeout: REQUEST_TIMEOUT,
             mint_timeout: MINT_TIMEOUT,
             clock: Clock::system(),
+            name: None,
             redirect_to: Vec::new(),
         }
     }
@@ -301,6 +303,15 @@ impl VaultConfig {
     #[must_use]
     pub fn redirect_to(mut self, address: impl Into<String>) -> Self {
         self.redirect_to.push(address.into());
+        self
+    }
+
+    /// What tells this session from others in one process: the label `session` of its metrics.
+    /// Default: the address, and the namespace if there is one. One of few, fixed names: each makes
+    /// time series of its own.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
         self
     }
 

@@ -243,7 +243,7 @@ impl Drained {
 }
 
 /// A session that outlived its drain.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Holder {
     /// Its backend's process id.
@@ -253,6 +253,7 @@ pub struct Holder {
     /// Its state, as Postgres names it (`idle in transaction`, `active`).
     pub state: String,
     /// For how long its transaction has been open.
+    #[serde(serialize_with = "crate::json::seconds")]
     pub transaction_age: Duration,
 }
 

@@ -317,6 +317,11 @@ impl Machine {
         }
     }
 
+    /// A rotation is under way, or waiting for its time.
+    pub fn is_rotating(&self) -> bool {
+        self.rotation.is_some()
+    }
+
     /// A shutdown has begun.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_some()

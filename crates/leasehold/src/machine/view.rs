@@ -29,12 +29,6 @@ impl Machine {
             .chain(self.retiring.iter().map(|r| (Stage::Retiring, &r.login)))
     }
 
-    /// A rotation is under way, or waiting for its time.
-    #[must_use]
-    pub fn is_rotating(&self) -> bool {
-        self.rotation.is_some()
-    }
-
     /// Whether a request was sent before one that has been answered well.
     #[must_use]
     pub fn is_overtaken(&self, sent: Time) -> bool {

@@ -11,6 +11,7 @@ use super::driver::{Driver, Wiring};
 use super::{Command, Observer, Rotator, supervisor};
 use crate::clock::Clock;
 use crate::event::Event;
+use crate::line::line;
 use crate::machine::{Machine, Policy, StartFailure};
 use crate::provider::CredentialProvider;
 use crate::source::{DynSource, SourceError};
@@ -24,6 +25,7 @@ const OBSERVATION_BACKLOG: usize = 64;
 #[must_use = "call start()"]
 pub struct RotatorBuilder {
     source: Arc<dyn DynSource>,
+    name: Option<String>,
     policy: Policy,
     start_timeout: Duration,
     refresh_wait: Duration,
@@ -36,6 +38,7 @@ impl RotatorBuilder {
     pub(super) fn new(source: Arc<dyn DynSource>) -> Self {
         Self {
             source,
+            name: None,
             policy: Policy::default(),
             start_timeout: Duration::from_secs(30),
             refresh_wait: Duration::from_secs(5),
@@ -43,6 +46,16 @@ impl RotatorBuilder {
             runtime: None,
             observers: Vec::new(),
         }
+    }
+
+    /// What tells this rotator from others in one process: the field `provider` of its log lines
+    /// and spans, the label `provider` of its metrics, and [`Health::provider`](crate::Health).
+    /// Default: what the source says of itself, such as `database/creds/orders`; give one where
+    /// two rotators have sources of the same description. One of few, fixed names: each makes time
+    /// series of its own.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// How long a drain may take before borrowed connections are ended: longer than your longest
@@ -131,6 +144,7 @@ impl RotatorBuilder {
             })?,
         };
         let describe = self.source.describe();
+        let name = line(self.name.as_ref().unwrap_or(&describe)).into();
         let machine = Machine::new(self.policy, self.clock.now(), fastrand::u64(..));
         let (commands, command_rx) = mpsc::unbounded_channel();
         let (report_tx, report) = watch::channel(None);
@@ -140,6 +154,7 @@ impl RotatorBuilder {
         let driver = Driver::new(
             machine,
             Wiring {
+                name,
                 source: self.source,
                 clock: self.clock,
                 runtime: runtime.clone(),
@@ -182,6 +197,7 @@ impl fmt::Debug for RotatorBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RotatorBuilder")
             .field("source", &self.source)
+            .field("name", &self.name)
             .field("policy", &self.policy)
             .field("start_timeout", &self.start_timeout)
             .field("refresh_wait", &self.refresh_wait)

@@ -10,18 +10,20 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::{Instrument, Span};
 
 use super::fanout::{drain_everywhere, prove_everywhere};
-use super::{Command, Observer, ShutdownReport};
+use super::{Command, Observer, ShutdownReport, spans};
 use crate::clock::{Clock, Time};
 use crate::credential::{Credential, Issued, Lease, Parent, ParentState};
-use crate::event::Event;
+use crate::event::{Event, Reason};
 use crate::generation::Generation;
 use crate::health::Status;
 use crate::hook::{DrainOrder, DrainTerms, Proof};
 use crate::machine::{
     Action, Input, LoginId, Machine, Minted, Proofs, Remains, Revocation, SOFT_REVOKE, StartFailure,
 };
+use crate::metrics::Meter;
 use crate::provider::{Observation, Observed, Pools, Shared};
 use crate::source::{DynSource, ErrorKind, RevokeMode, SourceError};
 use crate::told::Told;
@@ -31,6 +33,7 @@ const ABANDONED_START: Duration = Duration::from_secs(120);
 
 /// What a driver is connected to.
 pub(super) struct Wiring {
+    pub(super) name: Arc<str>,
     pub(super) source: Arc<dyn DynSource>,
     pub(super) clock: Clock,
     pub(super) runtime: Handle,
@@ -47,6 +50,8 @@ pub(super) struct Wiring {
 
 /// The state of the background task. Outlives a panic of it.
 pub(super) struct Driver {
+    name: Arc<str>,
+    meter: Meter,
     machine: Machine,
     pending: VecDeque<Action>,
     /// Told once what they tell of is done.
@@ -71,6 +76,8 @@ pub(super) struct Driver {
     replies: mpsc::UnboundedSender<Reply>,
     reply_rx: mpsc::UnboundedReceiver<Reply>,
     logins: HashMap<LoginId, Held>,
+    /// The rotation under way, as a span.
+    rotation: Option<Span>,
     drains: HashMap<u64, Drain>,
     /// Proofs, drains, renewals, revocations: joined at the end. Mints are not among them, since
     /// they are never cut off.
@@ -86,8 +93,12 @@ struct Held {
     credential: Credential,
     lease: Lease,
     generation: Option<Arc<Generation>>,
+    /// Which generation it became.
+    number: Option<u64>,
     parent: Option<Parent>,
     watcher: Option<AbortHandle>,
+    /// The rotation that superseded it.
+    superseded: Option<Span>,
 }
 
 impl Drop for Held {
@@ -116,6 +127,8 @@ impl Driver {
     pub(super) fn new(machine: Machine, wiring: Wiring) -> Self {
         let (replies, reply_rx) = mpsc::unbounded_channel();
         Self {
+            meter: Meter::new(wiring.name.clone()),
+            name: wiring.name,
             machine,
             pending: VecDeque::new(),
             news: VecDeque::new(),
@@ -137,6 +150,7 @@ impl Driver {
             replies,
             reply_rx,
             logins: HashMap::new(),
+            rotation: None,
             drains: HashMap::new(),
             tasks: JoinSet::new(),
             accepted: false,
@@ -173,7 +187,7 @@ impl Driver {
     }
 
     async fn next_input(&mut self) -> Option<Input> {
-        let next = self.machine.next_deadline();
+        let next = self.machine.next_deadline().or_else(|| Meter::next(self.clock.now()));
         let clock = self.clock.clone();
         let timer = async move {
             match next {
@@ -283,6 +297,10 @@ impl Driver {
         while let Some(action) = self.pending.pop_front() {
             self.carry_out(action);
         }
+        // What is left of it has the span: the drain, and the login to be revoked.
+        if !self.machine.is_rotating() {
+            self.rotation = None;
+        }
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -319,6 +337,9 @@ impl Driver {
                 }
             }
             Action::Emit(event) => {
+                if let Event::Rotating { reason } = &event {
+                    self.rotation = Some(spans::rotation(&self.name, *reason));
+                }
                 // It stays after all: should it be refused later, that is news.
                 if let (Event::Unchanged { generation, .. }, Some(shared)) = (&event, &self.shared)
                 {
@@ -345,6 +366,11 @@ impl Driver {
         let (source, clock, replies) =
             (self.source.clone(), self.clock.clone(), self.replies.clone());
         let runtime = self.runtime.clone();
+        // Nobody is told that the first one begins.
+        let rotation =
+            self.rotation.get_or_insert_with(|| spans::rotation(&self.name, Reason::Start));
+        let span = spans::issue(Some(rotation), &self.name);
+        let within = span.clone();
         let mint = async move {
             let sent = clock.now();
             let call = {
@@ -352,11 +378,14 @@ impl Driver {
                 async move { source.issue().await }
             };
             let result = guarded(&runtime, "issue", call).await;
+            spans::record_outcome(&within, &result);
+            drop(within);
             let reply = Reply::Minted { attempt, sent, result };
             if let Err(mpsc::error::SendError(reply)) = replies.send(reply) {
                 revoke_late(&*source, reply).await;
             }
         };
+        let mint = mint.instrument(span);
         if broken!(CutsMintsOff) {
             self.tasks.spawn_on(mint, &self.runtime);
             return;
@@ -399,7 +428,15 @@ impl Driver {
             parent: parent.as_ref().map(Parent::state),
         };
         let watcher = self.follow(login, parent.clone());
-        let held = Held { credential, lease, generation: None, parent, watcher };
+        let held = Held {
+            credential,
+            lease,
+            generation: None,
+            number: None,
+            parent,
+            watcher,
+            superseded: None,
+        };
         self.logins.insert(login, held);
         minted
     }
@@ -448,17 +485,19 @@ impl Driver {
         };
         let shared = self.shared.clone();
         let replies = self.replies.clone();
-        self.tasks.spawn_on(
-            async move {
-                let proofs = match shared {
-                    Some(shared) => prove_everywhere(&shared, &candidate).await,
-                    None => Vec::new(),
-                };
-                // A driver that is gone wants no proof.
-                let _ = replies.send(Reply::Proved { login, proofs });
-            },
-            &self.runtime,
-        );
+        let span = spans::prove(self.rotation.as_ref(), &self.name, number);
+        let within = span.clone();
+        let prove = async move {
+            let proofs = match shared {
+                Some(shared) => prove_everywhere(&shared, &candidate).await,
+                None => Vec::new(),
+            };
+            spans::record_proofs(&within, &proofs);
+            drop(within);
+            // A driver that is gone wants no proof.
+            let _ = replies.send(Reply::Proved { login, proofs });
+        };
+        self.tasks.spawn_on(prove.instrument(span), &self.runtime);
     }
 
     fn confirm(&mut self, generation: u64) {
@@ -504,6 +543,10 @@ impl Driver {
         let Some(generation) = self.generation(login, number) else {
             return;
         };
+        if let Some(held) = self.logins.get_mut(&login) {
+            held.number = Some(number);
+        }
+        let _swap = spans::swap(self.rotation.as_ref(), &self.name, number).entered();
         let Some(shared) = &self.shared else {
             return self.first(generation);
         };
@@ -529,6 +572,7 @@ impl Driver {
     fn first(&mut self, generation: Arc<Generation>) {
         let replies = self.replies.clone();
         let shared = Arc::new(Shared {
+            name: self.name.clone(),
             emit: Box::new(move |event| {
                 // A driver that is gone takes no pool either.
                 let _ = replies.send(Reply::Event(event));
@@ -567,8 +611,14 @@ impl Driver {
     }
 
     fn drain(&mut self, number: u64, roll_until: Time, terms: DrainTerms) {
-        let held = self.logins.values().filter_map(|h| h.generation.as_ref());
-        let generation = held.into_iter().find(|g| g.number() == number).cloned();
+        let of_it =
+            |held: &&mut Held| held.generation.as_ref().is_some_and(|g| g.number() == number);
+        let generation = self.logins.values_mut().find(of_it).and_then(|held| {
+            // One that is drained since before keeps what superseded it.
+            held.superseded = held.superseded.take().or_else(|| self.rotation.clone());
+            held.generation.clone()
+        });
+        let span = spans::drain(self.rotation.as_ref(), &self.name, number);
         let replies = self.replies.clone();
         let Some(generation) = generation else {
             let input = Input::Drained { generation: number, forced: Vec::new(), left: 0 };
@@ -588,60 +638,73 @@ impl Driver {
             }),
         };
         let pools = self.with_pools(|pools| pools.attached.clone());
-        self.tasks.spawn_on(
-            async move {
-                let (forced, left) = drain_everywhere(pools, &order).await;
-                let input = Input::Drained { generation: number, forced, left };
-                let _ = replies.send(Reply::Input(input));
-            },
-            &self.runtime,
-        );
+        let within = span.clone();
+        let drain = async move {
+            let (forced, left) = drain_everywhere(pools, &order).await;
+            within.record("forced", forced.len() as u64).record("left", left as u64);
+            drop(within);
+            let input = Input::Drained { generation: number, forced, left };
+            let _ = replies.send(Reply::Input(input));
+        };
+        self.tasks.spawn_on(drain.instrument(span), &self.runtime);
     }
 
     fn renew(&mut self, login: LoginId, attempt: u64, increment: Duration) {
         let Some(held) = self.logins.get(&login) else {
             return;
         };
+        let span = spans::renew(&self.name, held.number);
+        self.renew_in(span, login, attempt, increment);
+    }
+
+    fn renew_in(&mut self, span: Span, login: LoginId, attempt: u64, increment: Duration) {
+        let Some(held) = self.logins.get(&login) else {
+            return;
+        };
         let (source, lease) = (self.source.clone(), held.lease.clone());
         let (clock, replies, runtime) =
             (self.clock.clone(), self.replies.clone(), self.runtime.clone());
-        self.tasks.spawn_on(
-            async move {
-                let sent = clock.now();
-                let call = async move { source.renew(&lease, increment).await };
-                let result = guarded(&runtime, "renew", call).await;
-                let input = Input::Renewed { login, attempt, sent, result };
-                let _ = replies.send(Reply::Input(input));
-            },
-            &self.runtime,
-        );
+        let within = span.clone();
+        let renew = async move {
+            let sent = clock.now();
+            let call = async move { source.renew(&lease, increment).await };
+            let result = guarded(&runtime, "renew", call).await;
+            spans::record_outcome(&within, &result);
+            drop(within);
+            let input = Input::Renewed { login, attempt, sent, result };
+            let _ = replies.send(Reply::Input(input));
+        };
+        self.tasks.spawn_on(renew.instrument(span), &self.runtime);
     }
 
     fn revoke(&mut self, login: LoginId, how: Revocation) {
         // Nothing is proven, installed or drained with it any more, and the number that it had as a
         // candidate goes to the next one.
-        if let Some(held) = self.logins.get_mut(&login) {
-            held.generation = None;
-        }
+        let Some(held) = self.logins.get_mut(&login) else {
+            return;
+        };
+        held.generation = None;
+        let rotation = held.superseded.as_ref().or(self.rotation.as_ref());
+        let span = spans::revoke(rotation, &self.name, held.number);
         let mode = match how {
             Revocation::Mode(mode) => mode,
             // The shortest a server understands: a lease cut to a second has ended by itself
             // before anybody looks.
-            Revocation::Soft => return self.renew(login, SOFT_REVOKE, Duration::from_secs(1)),
-        };
-        let Some(held) = self.logins.get(&login) else {
-            return;
+            Revocation::Soft => {
+                return self.renew_in(span, login, SOFT_REVOKE, Duration::from_secs(1));
+            }
         };
         let (source, lease) = (self.source.clone(), held.lease.clone());
         let (replies, runtime) = (self.replies.clone(), self.runtime.clone());
-        self.tasks.spawn_on(
-            async move {
-                let call = async move { source.revoke(&lease, mode).await };
-                let result = guarded(&runtime, "revoke", call).await;
-                let _ = replies.send(Reply::Input(Input::Revoked { login, result }));
-            },
-            &self.runtime,
-        );
+        let within = span.clone();
+        let revoke = async move {
+            let call = async move { source.revoke(&lease, mode).await };
+            let result = guarded(&runtime, "revoke", call).await;
+            spans::record_outcome(&within, &result);
+            drop(within);
+            let _ = replies.send(Reply::Input(Input::Revoked { login, result }));
+        };
+        self.tasks.spawn_on(revoke.instrument(span), &self.runtime);
     }
 
     fn with_pools<T: Default>(&self, f: impl FnOnce(&mut Pools) -> T) -> T {
@@ -670,11 +733,13 @@ impl Driver {
             let mut status = self.machine.status(self.clock.now());
             status.stopped.clone_from(&self.stopped);
             shared.status.send_replace(status);
+            self.meter.state(shared, self.logins.len());
         }
     }
 
     fn emit(&self, event: Event) {
-        crate::event::log(&event);
+        crate::event::log(&self.name, &event);
+        self.meter.event(&event, self.clock.now());
         for observer in &self.observers {
             observer(&event);
         }
@@ -732,6 +797,9 @@ impl Driver {
             pools.closed = true;
             std::mem::take(&mut pools.attached)
         }));
+        if let Some(shared) = &self.shared {
+            self.meter.state(shared, self.logins.len());
+        }
         self.emit(Event::Stopped { cause, orderly });
     }
 
@@ -739,8 +807,10 @@ impl Driver {
     pub(super) fn panicked(&mut self, life: u32) {
         if life == 1 {
             let message = "the rotator's task panicked and was restarted".to_owned();
-            tracing::error!(target: "leasehold", "{message}");
-            let _ = self.events.send(Event::Warning { pool: None, message });
+            tracing::error!(target: "leasehold", provider = &*self.name, "{message}");
+            let event = Event::Warning { pool: None, message };
+            self.meter.event(&event, self.clock.now());
+            let _ = self.events.send(event);
         } else {
             // An observer may be what panics.
             self.observers.clear();
@@ -783,7 +853,7 @@ async fn guarded<T: Send + 'static>(
     what: &str,
     call: impl Future<Output = Result<T, SourceError>> + Send + 'static,
 ) -> Result<T, SourceError> {
-    let task = runtime.spawn(call);
+    let task = runtime.spawn(call.in_current_span());
     let _with_us = AbortOnDrop(task.abort_handle());
     match task.await {
         Ok(result) => result,

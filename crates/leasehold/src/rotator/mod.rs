@@ -3,6 +3,7 @@
 mod builder;
 mod driver;
 mod fanout;
+mod spans;
 mod supervisor;
 
 use std::fmt;

@@ -1,11 +1,18 @@
 //! What happens, told to whoever listens.
 
+mod log;
+#[cfg(test)]
+mod tests;
+mod text;
+
 use std::fmt;
 use std::time::Duration;
 
 use crate::hook::Holder;
-use crate::line::Line;
+use crate::json::{holders, one_line, seconds, seconds_if_any};
 use crate::source::{ErrorKind, SourceError};
+
+pub(crate) use log::log;
 
 /// Why a rotation was begun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -33,6 +40,19 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: &[Self] = &[
+        Self::Start,
+        Self::MaxTtl,
+        Self::Leeway,
+        Self::TokenEnding,
+        Self::LeaseLost,
+        Self::LoginRejected,
+        Self::SessionRevoked,
+        Self::SourceChanged,
+        Self::Requested,
+    ];
+
     /// The name used in logs, metrics and JSON.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -57,7 +77,22 @@ impl fmt::Display for Reason {
 }
 
 /// Something happened. `Display` is one readable line. Holds no secret.
-#[derive(Clone, Debug)]
+///
+/// Serializes to one flat JSON object: `event` is the variant's name in snake case
+/// ([`Event::name`]), the rest are the variant's fields. Durations are seconds as a number, to the
+/// millisecond; an error is its kind and message; what is `None` is null. The log has the same
+/// names as structured fields. Names and values are stable, messages are not.
+///
+/// ```
+/// # use leasehold::{Event, Reason};
+/// # fn one() -> serde_json::Result<()> {
+/// let event = Event::Rotating { reason: Reason::MaxTtl };
+/// assert_eq!(serde_json::to_string(&event)?, r#"{"event":"rotating","reason":"max_ttl"}"#);
+/// # Ok(()) }
+/// # one().unwrap();
+/// ```
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
     /// A credential was minted.
@@ -65,6 +100,7 @@ pub enum Event {
         /// Its user name.
         username: String,
         /// The TTL granted.
+        #[serde(serialize_with = "seconds_if_any")]
         ttl: Option<Duration>,
     },
     /// Minting failed.
@@ -72,6 +108,7 @@ pub enum Event {
         /// Why.
         error: SourceError,
         /// When it is tried again.
+        #[serde(serialize_with = "seconds_if_any")]
         retry_in: Option<Duration>,
     },
     /// The lease of a generation was renewed.
@@ -79,6 +116,7 @@ pub enum Event {
         /// Which.
         generation: u64,
         /// Time to live granted.
+        #[serde(serialize_with = "seconds")]
         granted: Duration,
         /// Less was granted than asked for: the lease ends for good then.
         last: bool,
@@ -90,6 +128,7 @@ pub enum Event {
         /// Why.
         error: SourceError,
         /// When it is tried again; `None`: not at all.
+        #[serde(serialize_with = "seconds_if_any")]
         retry_in: Option<Duration>,
     },
     /// A rotation begins.
@@ -102,6 +141,7 @@ pub enum Event {
         /// Why it was wanted.
         reason: Reason,
         /// When it is permitted.
+        #[serde(serialize_with = "seconds")]
         retry_in: Duration,
     },
     /// A candidate could not be proven on a pool.
@@ -111,6 +151,7 @@ pub enum Event {
         /// Postgres refused it (else it could not be asked).
         rejected: bool,
         /// What was said.
+        #[serde(serialize_with = "one_line")]
         message: String,
     },
     /// A new generation became current.
@@ -159,8 +200,10 @@ pub enum Event {
         /// The superseded generation.
         generation: u64,
         /// Time since the swap.
+        #[serde(serialize_with = "seconds")]
         took: Duration,
         /// Connections that were ended at the deadline, with the pool they belong to.
+        #[serde(serialize_with = "holders")]
         forced: Vec<(String, Holder)>,
         /// Connections that could not be ended.
         left: usize,
@@ -179,6 +222,7 @@ pub enum Event {
         /// Why.
         error: SourceError,
         /// When it is tried again; `None`: left to its TTL.
+        #[serde(serialize_with = "seconds_if_any")]
         retry_in: Option<Duration>,
     },
     /// A lease ended by itself before it could be revoked.
@@ -218,11 +262,13 @@ pub enum Event {
         /// The pool it is about, if any.
         pool: Option<String>,
         /// What.
+        #[serde(serialize_with = "one_line")]
         message: String,
     },
     /// The background task ended: nothing is renewed or rotated any more.
     Stopped {
         /// Why.
+        #[serde(serialize_with = "one_line")]
         cause: String,
         /// By a shutdown that was asked for.
         orderly: bool,
@@ -230,7 +276,8 @@ pub enum Event {
 }
 
 /// How loud an event is in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Severity {
     /// Routine, many per hour.
@@ -244,6 +291,36 @@ pub enum Severity {
 }
 
 impl Event {
+    /// The variant's name in logs and JSON.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Issued { .. } => "issued",
+            Self::IssueFailed { .. } => "issue_failed",
+            Self::Renewed { .. } => "renewed",
+            Self::RenewFailed { .. } => "renew_failed",
+            Self::Rotating { .. } => "rotating",
+            Self::RotationDelayed { .. } => "rotation_delayed",
+            Self::ProofFailed { .. } => "proof_failed",
+            Self::Swapped { .. } => "swapped",
+            Self::Unchanged { .. } => "unchanged",
+            Self::DialsSettled { .. } => "dials_settled",
+            Self::RollEnded { .. } => "roll_ended",
+            Self::Draining { .. } => "draining",
+            Self::Drained { .. } => "drained",
+            Self::Revoked { .. } => "revoked",
+            Self::RevokeFailed { .. } => "revoke_failed",
+            Self::LeaseEnded { .. } => "lease_ended",
+            Self::LoginRejected { .. } => "login_rejected",
+            Self::SessionRevoked { .. } => "session_revoked",
+            Self::Expired { .. } => "expired",
+            Self::PoolAttached { .. } => "pool_attached",
+            Self::PoolDetached { .. } => "pool_detached",
+            Self::Warning { .. } => "warning",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+
     /// How loud it is.
     #[must_use]
     pub fn severity(&self) -> Severity {
@@ -282,129 +359,5 @@ impl Event {
             | Self::Warning { .. } => Severity::Warn,
             Self::Expired { .. } | Self::Stopped { .. } => Severity::Error,
         }
-    }
-}
-
-/// ` again in 1.5s`, or what `None` means.
-struct Again<'a>(&'a Option<Duration>, &'static str);
-
-impl fmt::Display for Again<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(after) if after.is_zero() => f.write_str("; another way is tried"),
-            Some(after) => write!(f, "; again in {after:.1?}"),
-            None => f.write_str(self.1),
-        }
-    }
-}
-
-/// `generation 3`, or what a lease is that never became one.
-struct Of<'a>(&'a Option<u64>);
-
-impl fmt::Display for Of<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(n) => write!(f, "generation {n}"),
-            None => f.write_str("unused credential"),
-        }
-    }
-}
-
-/// One line, whatever names and messages are in it.
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.tell(&mut Line::new(f))
-    }
-}
-
-impl Event {
-    fn tell(&self, f: &mut impl fmt::Write) -> fmt::Result {
-        match self {
-            Self::Issued { username, ttl: Some(ttl) } => {
-                write!(f, "issued {username} for {ttl:.0?}")
-            }
-            Self::Issued { username, ttl: None } => write!(f, "issued {username}, no end"),
-            Self::IssueFailed { error, retry_in } => {
-                write!(f, "issue failed: {error}{}", Again(retry_in, ""))
-            }
-            Self::Renewed { generation, granted, last } => {
-                let note = if *last { ", for the last time" } else { "" };
-                write!(f, "renewed generation {generation} for {granted:.0?}{note}")
-            }
-            Self::RenewFailed { generation, error, retry_in } => {
-                let again = Again(retry_in, "; not renewed any more");
-                write!(f, "renewal of generation {generation} failed: {error}{again}")
-            }
-            Self::Rotating { reason } => write!(f, "rotating ({reason})"),
-            Self::RotationDelayed { reason, retry_in } => {
-                write!(f, "rotation ({reason}) held by the mint limiter for {retry_in:.1?}")
-            }
-            Self::ProofFailed { pool, rejected, message } => {
-                let what = if *rejected { "rejected" } else { "not proven" };
-                write!(f, "candidate {what} on pool {pool}: {message}")
-            }
-            Self::Swapped { generation, username, reason, proven } => {
-                let note = if *proven { "" } else { ", not proven on every pool" };
-                write!(f, "swapped to generation {generation} {username} ({reason}{note})")
-            }
-            Self::Unchanged { generation, reason } => {
-                write!(f, "generation {generation} stays: the source has no other login ({reason})")
-            }
-            Self::DialsSettled { pool, generation } => {
-                write!(f, "no connect of pool {pool} with generation {generation} is in flight")
-            }
-            Self::RollEnded { pool, generation } => {
-                write!(f, "pool {pool} hands out none of generation {generation} any more")
-            }
-            Self::Draining { pool, generation, remaining } => {
-                write!(f, "draining generation {generation} on pool {pool}: {remaining} left")
-            }
-            Self::Drained { generation, took, forced, left } => {
-                write!(f, "drained generation {generation} in {took:.2?}")?;
-                for (pool, holder) in forced {
-                    write!(f, "; ended on pool {pool}: {holder}")?;
-                }
-                if *left > 0 {
-                    write!(f, "; {left} left to close on return")?;
-                }
-                Ok(())
-            }
-            Self::Revoked { generation, username } => {
-                write!(f, "revoked {} {username}", Of(generation))
-            }
-            Self::RevokeFailed { generation, error, retry_in } => {
-                let again = Again(retry_in, "; left to its TTL");
-                write!(f, "revocation of {} failed: {error}{again}", Of(generation))
-            }
-            Self::LeaseEnded { generation, username } => {
-                write!(f, "lease of {} {username} ended by itself", Of(generation))
-            }
-            Self::LoginRejected { generation } => {
-                write!(f, "Postgres refused the login of generation {generation}")
-            }
-            Self::SessionRevoked { generation } => {
-                write!(f, "the role of generation {generation} is gone from Postgres")
-            }
-            Self::Expired { generation } => write!(
-                f,
-                "lease of generation {generation} ended and no other could be had; open \
-                 connections go on"
-            ),
-            Self::PoolAttached { pool } => write!(f, "pool {pool} attached"),
-            Self::PoolDetached { pool } => write!(f, "pool {pool} detached"),
-            Self::Warning { pool: Some(pool), message } => write!(f, "pool {pool}: {message}"),
-            Self::Warning { pool: None, message } => f.write_str(message),
-            Self::Stopped { cause, .. } => write!(f, "stopped: {cause}"),
-        }
-    }
-}
-
-/// Writes an event to the log, at the level of its severity.
-pub(crate) fn log(event: &Event) {
-    match event.severity() {
-        Severity::Debug => tracing::debug!(target: "leasehold", "{event}"),
-        Severity::Info => tracing::info!(target: "leasehold", "{event}"),
-        Severity::Warn => tracing::warn!(target: "leasehold", "{event}"),
-        Severity::Error => tracing::error!(target: "leasehold", "{event}"),
     }
 }
