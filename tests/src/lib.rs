@@ -13,6 +13,13 @@ pub struct Readme;
 #[cfg(doctest)]
 pub struct Sources;
 
+/// And those of the manual, which `leasehold` itself can't compile: they use the other crates.
+#[cfg(doctest)]
+pub mod manual {
+    #[doc = include_str!("../../crates/leasehold/manual/how_to.md")]
+    pub struct HowTo;
+}
+
 pub mod ready_made;
 
 use std::time::Duration;

@@ -14,6 +14,7 @@
 //!                                              leeway ──────────┊←──────────────┘
 //! ```
 //!
+#![cfg_attr(all(doc, not(doctest)), doc = "The [manual] has the whole of it.\n")]
 //! This crate has no pool, HTTP or TLS in it. Add the source and the hooks that you need:
 //! `leasehold-vault` for Vault and OpenBao, `leasehold-sqlx` for `sqlx::PgPool`,
 //! `leasehold-deadpool` for `deadpool_postgres::Pool`.
@@ -91,6 +92,8 @@ mod line;
 #[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
 #[macro_use]
 mod machine;
+#[cfg(all(doc, not(doctest)))]
+pub mod manual;
 mod once;
 mod provider;
 mod rotator;
