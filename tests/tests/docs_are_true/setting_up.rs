@@ -109,6 +109,26 @@ async fn an_agent_renders_the_file_of_the_page() {
     .unwrap();
 }
 
+/// deploy/kubernetes/README.md, in the guide's world.
+#[tokio::test]
+async fn pods_can_log_in() {
+    let blocks = page("deploy/kubernetes/README.md").run("pods_can_log_in");
+    let world = ready_made().await;
+    let home = world.stack.dir().unwrap().join("cli");
+    let key = rcgen::KeyPair::generate().unwrap();
+    let authority = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    std::fs::write(home.join("ca.pem"), authority.pem()).unwrap();
+    let script = script(&blocks).replace("ca.pem", &home.join("ca.pem").display().to_string());
+    world.sh(&script).await;
+    world.sh(&script).await; // it may run again
+    let role = world.vault("GET", "auth/kubernetes/role/orders", Value::Null).await;
+    let role = &role["data"];
+    assert_eq!(role["bound_service_account_names"], json!(["orders"]));
+    assert_eq!(role["bound_service_account_namespaces"], json!(["orders"]));
+    assert_eq!((role["audience"].as_str(), role["token_ttl"].as_u64()), (Some("vault"), Some(3600)));
+    assert_eq!(role["token_policies"], json!(["orders"]));
+}
+
 #[test]
 fn the_guides_script_is_not_empty() {
     let guide = page("docs/vault-setup.md").run("the_guide_sets_up_what_it_says");
