@@ -41,8 +41,9 @@ impl Config {
         let vault = VaultConfig::from_env().map_err(|e| ConfigError(e.to_string()))?;
         let auth = match (variable("APPROLE_ROLE_ID"), variable("APPROLE_SECRET_ID")) {
             (Some(role_id), Some(secret_id)) => Auth::approle(role_id, secret_id),
-            (None, None) => Auth::from_env()
-                .map_err(|e| ConfigError(format!("{e} (or APPROLE_ROLE_ID and APPROLE_SECRET_ID)")))?,
+            (None, None) => Auth::from_env().map_err(|e| {
+                ConfigError(format!("{e} (or APPROLE_ROLE_ID and APPROLE_SECRET_ID)"))
+            })?,
             (Some(_), None) => {
                 return Err(ConfigError::new(
                     "APPROLE_SECRET_ID",

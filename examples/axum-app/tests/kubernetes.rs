@@ -39,7 +39,8 @@ fn the_pod_is_given_the_time_that_the_program_takes_to_end() {
     let service = include_str!("../src/service.rs");
     let policy = include_str!("../../../crates/leasehold/src/machine/policy.rs");
     let pod = pod();
-    let proxies = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_i64().unwrap();
+    let proxies =
+        pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_i64().unwrap();
     let needed = proxies
         + seconds(service, "FINISH_WITHIN")
         + seconds(service, "DRAIN_WITHIN")
@@ -80,7 +81,8 @@ fn the_program_knows_each_variable() {
     .concat();
     for (name, value) in variables() {
         let setting = name.strip_prefix("VAULT_").unwrap_or("-").to_lowercase();
-        let here = known.contains(&format!("\"{name}\"")) || known.contains(&format!("`{setting}`"));
+        let here =
+            known.contains(&format!("\"{name}\"")) || known.contains(&format!("`{setting}`"));
         assert!(here || name == "RUST_LOG", "nobody reads {name}");
         match name.as_str() {
             "VAULT_CACERT" => continue,

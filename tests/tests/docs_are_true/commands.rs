@@ -163,7 +163,8 @@ fn installed(words: &[&str]) -> Result<(), String> {
 /// The routes of the example.
 fn curl(words: &[&str]) -> Result<(), String> {
     static ROUTES: LazyLock<String> = LazyLock::new(|| {
-        let sources = repository::files().iter().filter(|f| f.starts_with("examples/axum-app/src/"));
+        let sources =
+            repository::files().iter().filter(|f| f.starts_with("examples/axum-app/src/"));
         sources.filter(|f| f.ends_with(".rs")).map(|f| read(f)).collect()
     });
     let url = words.iter().find(|word| word.contains("localhost:")).ok_or("of which server?")?;

@@ -31,7 +31,8 @@ fn check(page: &str, link: &str) -> Result<(), &'static str> {
         return Err("no such file");
     }
     let Some(anchor) = anchor else { return Ok(()) };
-    let known = pages::all().iter().find(|page| page.path == target).ok_or("an anchor in no page")?;
+    let known =
+        pages::all().iter().find(|page| page.path == target).ok_or("an anchor in no page")?;
     if known.anchors.iter().any(|a| a == anchor) { Ok(()) } else { Err("no such heading") }
 }
 

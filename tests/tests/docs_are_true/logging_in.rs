@@ -32,7 +32,8 @@ async fn each_way_to_log_in_is_enabled() {
         bao write -force -field=secret_id auth/approle/role/orders/secret-id";
     let said = operator.sh(read).await;
     let (role_id, secret_id) = said.trim().split_once('\n').unwrap();
-    let token = said_token(&operator.sh("bao token create -orphan -policy=orders -period=1h").await);
+    let token =
+        said_token(&operator.sh("bao token create -orphan -policy=orders -period=1h").await);
     let ways = [
         Auth::approle(role_id, secret_id),
         Auth::userpass("orders", "open-sesame"),
@@ -66,8 +67,10 @@ async fn the_agents_sink_is_written() {
     operator.sh(&prepare).await;
     let settings = block.text.replace("/etc/agent/", &format!("{home}/"));
     let settings = settings.replace("/run/agent/token", &format!("{home}/sink"));
-    let settings =
-        format!("exit_after_auth = true\nvault {{ address = \"{}\" }}\n{settings}", stack.vault_addr());
+    let settings = format!(
+        "exit_after_auth = true\nvault {{ address = \"{}\" }}\n{settings}",
+        stack.vault_addr()
+    );
     std::fs::write(format!("{home}/agent.hcl"), settings).unwrap();
     operator.sh(&format!("bao agent -config={home}/agent.hcl")).await;
     let auth = Auth::token_file(format!("{home}/sink"));

@@ -47,7 +47,8 @@ fn every_variant_that_is_named_exists() {
                 let text = repository::read(file);
                 let (_, body) = text.split_once(&format!("pub enum {kind} {{")).unwrap();
                 let body = body.split("\n}").next().unwrap();
-                if ![" {", ",", "("].iter().any(|end| body.contains(&format!("\n    {name}{end}"))) {
+                if ![" {", ",", "("].iter().any(|end| body.contains(&format!("\n    {name}{end}")))
+                {
                     problems.push(format!("{}:{line}: {span}", page.path));
                 }
             }

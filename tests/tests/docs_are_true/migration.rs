@@ -54,6 +54,7 @@ fn the_difference_is_the_one_that_the_page_shows() {
     let lines = changed(&program);
     assert!(lines > 0 && lines < FEW, "{lines}");
     assert!(repository::read(PAGE).contains(&format!("{lines} changed lines")), "{lines}");
+    assert!(repository::read("README.md").contains(&format!("changes {lines} lines")), "{lines}");
 }
 
 #[test]
@@ -67,7 +68,11 @@ fn handlers_and_tests_stay_as_they_are() {
     assert_eq!(new, ["tests/rotation.rs"]);
 }
 
-async fn connect(stack: &Stack, user: &str, password: &str) -> Result<Client, tokio_postgres::Error> {
+async fn connect(
+    stack: &Stack,
+    user: &str,
+    password: &str,
+) -> Result<Client, tokio_postgres::Error> {
     let mut config = tokio_postgres::Config::new();
     config.host(stack.pg_host()).port(stack.pg_port()).dbname("orders");
     let (client, connection) = config.user(user).password(password).connect(NoTls).await?;

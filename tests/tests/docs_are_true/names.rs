@@ -25,7 +25,8 @@ fn every_variable_that_is_named_exists() {
 fn variables(text: &str) -> BTreeSet<&str> {
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
     let words = text.split(word).filter(|word| {
-        let capitals = word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+        let capitals =
+            word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
         let shaped = word.trim_matches('_').contains('_') || word.starts_with("PG");
         capitals && shaped && word.len() > 4 && word.starts_with(|c: char| c.is_ascii_uppercase())
     });
@@ -51,7 +52,8 @@ fn setting(name: &str) -> bool {
 
 #[test]
 fn every_file_that_is_named_exists() {
-    let tops = ["benches", "crates", "deploy", "docker", "docs", "examples", "fuzz", "sim", "tests"];
+    let tops =
+        ["benches", "crates", "deploy", "docker", "docs", "examples", "fuzz", "sim", "tests"];
     let mut problems = Vec::new();
     for page in pages::all() {
         for (line, span) in &page.spans {

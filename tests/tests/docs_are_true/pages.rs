@@ -98,7 +98,8 @@ impl Page {
                             }
                         }
                     }
-                    let inside = html.trim().strip_prefix("<!--").and_then(|s| s.strip_suffix("-->"));
+                    let inside =
+                        html.trim().strip_prefix("<!--").and_then(|s| s.strip_suffix("-->"));
                     let marker = inside.map(str::trim);
                     comment = marker
                         .filter(|m| m.starts_with("run: ") || m.starts_with("same: "))

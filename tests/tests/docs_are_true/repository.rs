@@ -91,7 +91,12 @@ pub(crate) fn packages() -> &'static BTreeMap<String, Package> {
                 targets: p["targets"].as_array().unwrap().iter().map(target).collect(),
             }
         };
-        told["packages"].as_array().unwrap().iter().map(|p| (text(&p["name"]), package(p))).collect()
+        told["packages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| (text(&p["name"]), package(p)))
+            .collect()
     });
     &PACKAGES
 }

@@ -53,7 +53,8 @@ fn typed(text: &str) -> String {
 
 /// Calling it text must not be the way around the rules.
 fn not_commands(text: &str) -> Result<(), String> {
-    let command = ["cargo ", "bao ", "vault ", "docker ", "psql ", "kubectl ", "curl ", "leasehold "];
+    let command =
+        ["cargo ", "bao ", "vault ", "docker ", "psql ", "kubectl ", "curl ", "leasehold "];
     match text.lines().find(|line| command.iter().any(|c| line.trim_start().starts_with(c))) {
         None => Ok(()),
         Some(line) => Err(format!("a command in a block of text: {line}")),

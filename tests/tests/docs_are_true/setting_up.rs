@@ -125,7 +125,10 @@ async fn pods_can_log_in() {
     let role = &role["data"];
     assert_eq!(role["bound_service_account_names"], json!(["orders"]));
     assert_eq!(role["bound_service_account_namespaces"], json!(["orders"]));
-    assert_eq!((role["audience"].as_str(), role["token_ttl"].as_u64()), (Some("vault"), Some(3600)));
+    assert_eq!(
+        (role["audience"].as_str(), role["token_ttl"].as_u64()),
+        (Some("vault"), Some(3600))
+    );
     assert_eq!(role["token_policies"], json!(["orders"]));
 }
 
