@@ -20,6 +20,21 @@ fn every_block_is_compiled_run_or_checked() {
     none(problems);
 }
 
+/// Commands of cargo within sentences and tables too; others there are no more than names.
+#[test]
+fn every_command_of_cargo_in_a_sentence_exists() {
+    let mut problems = Vec::new();
+    for page in pages::all() {
+        let commands = page.spans.iter().filter(|(_, span)| span.starts_with("cargo "));
+        for (line, span) in commands {
+            if let Err(problem) = commands::check(span) {
+                problems.push(format!("{}:{line}: {problem}", page.path));
+            }
+        }
+    }
+    none(problems);
+}
+
 fn check(page: &Page, block: &Block) -> Result<(), String> {
     if let Some(marker) = &block.marker {
         return match marker.split_once(": ") {
