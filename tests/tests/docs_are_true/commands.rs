@@ -77,8 +77,8 @@ fn cargo(words: &[&str]) -> Result<(), String> {
         }
         "install" => installed(options),
         "add" => {
-            let ours = options.iter().filter(|word| word.starts_with("leasehold"));
-            ours.map(|name| package(name.split('@').next().unwrap()).map(drop)).collect()
+            let mut ours = options.iter().filter(|word| word.starts_with("leasehold"));
+            ours.try_for_each(|name| package(name.split('@').next().unwrap()).map(drop))
         }
         "deny" => exists("deny.toml"),
         alias => {
