@@ -52,7 +52,7 @@ fn the_pod_is_given_the_time_that_the_program_takes_to_end() {
 #[tokio::test]
 async fn each_probe_is_answered() {
     let stack = leasehold_testkit::shared().await.unwrap();
-    let db = common::database(&stack, "probes", 60, 600).await;
+    let db = common::database(stack, "probes", 60, 600).await;
     let service = Service::start(common::config(&db).await).await.unwrap();
     let container = pod()["containers"][0].clone();
     let named = container["ports"][0]["name"].as_str().unwrap().to_owned();
