@@ -17,6 +17,12 @@ pub struct Sources;
 #[doc = include_str!("../../docs/observability.md")]
 #[cfg(doctest)]
 pub struct Observability;
+/// And those of the manual, which `leasehold` itself can't compile: they use the other crates.
+#[cfg(doctest)]
+pub mod manual {
+    #[doc = include_str!("../../crates/leasehold/manual/how_to.md")]
+    pub struct HowTo;
+}
 
 pub mod ready_made;
 

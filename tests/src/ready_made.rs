@@ -43,6 +43,14 @@ pub fn without(policy: &str, path: &str) -> String {
 pub struct ReadyMade {
     /// The servers.
     pub stack: Stack,
+    operator: Operator,
+}
+
+/// Somebody with the server's command line and all rights, who types what a page says.
+#[derive(Debug)]
+pub struct Operator {
+    address: String,
+    token: String,
     cli: PathBuf,
 }
 
@@ -62,14 +70,13 @@ pub struct Identity {
 }
 
 impl ReadyMade {
-    async fn set_up() -> Self {
+    /// One of a test's own.
+    pub async fn set_up() -> Self {
         let stack = Stack::start().await.unwrap();
         let server = connect(&stack, "postgres", stack.superuser(), stack.superuser_password());
         server.await.unwrap().batch_execute("CREATE DATABASE orders").await.unwrap();
-        let cli = stack.dir().unwrap().join("cli");
-        std::fs::create_dir(&cli).unwrap();
-        symlink(stack.vault_program().await.unwrap(), cli.join("bao")).unwrap();
-        let world = Self { stack, cli };
+        let operator = Operator::of(&stack).await;
+        let world = Self { stack, operator };
         let admin = world.admin().await;
         admin.batch_execute(POSTGRES).await.unwrap();
         let script = commands(GUIDE).replace("db.internal:5432", &world.pg_address());
@@ -87,22 +94,7 @@ impl ReadyMade {
 
     /// Runs commands as an operator does, from the root of the repository. Returns what they say.
     pub async fn sh(&self, script: &str) -> String {
-        let mut command = Command::new("sh");
-        command
-            .args(["-euc", script])
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-            .env("PATH", format!("{}:{}", self.cli.display(), std::env::var("PATH").unwrap()))
-            .env("HOME", &self.cli)
-            .env("PG_SSLMODE", "disable");
-        for kind in ["VAULT", "BAO"] {
-            command.env(format!("{kind}_ADDR"), self.stack.vault_addr());
-            command.env(format!("{kind}_TOKEN"), self.stack.root_token());
-        }
-        let done = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        let (said, complained) =
-            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        assert!(done.status.success(), "{script}\n{said}\n{complained}");
-        said.into_owned()
+        self.operator.sh(script).await
     }
 
     /// A request of the administrator's that has to succeed.
@@ -186,6 +178,42 @@ impl ReadyMade {
             .host(self.stack.pg_host())
             .port(self.stack.pg_port())
             .database("orders")
+    }
+}
+
+impl Operator {
+    /// The one of these servers.
+    pub async fn of(stack: &Stack) -> Self {
+        let cli = stack.dir().unwrap().join("cli");
+        std::fs::create_dir(&cli).unwrap();
+        symlink(stack.vault_program().await.unwrap(), cli.join("bao")).unwrap();
+        Self { address: stack.vault_addr(), token: stack.root_token().to_owned(), cli }
+    }
+
+    /// A folder of its own, which goes with the servers.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.cli
+    }
+
+    /// Runs commands from the root of the repository. Returns what they say.
+    pub async fn sh(&self, script: &str) -> String {
+        let mut command = Command::new("sh");
+        command
+            .args(["-euc", script])
+            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+            .env("PATH", format!("{}:{}", self.cli.display(), std::env::var("PATH").unwrap()))
+            .env("HOME", &self.cli)
+            .env("PG_SSLMODE", "disable");
+        for kind in ["VAULT", "BAO"] {
+            command.env(format!("{kind}_ADDR"), &self.address);
+            command.env(format!("{kind}_TOKEN"), &self.token);
+        }
+        let done = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let (said, complained) =
+            (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "{script}\n{said}\n{complained}");
+        said.into_owned()
     }
 }
 

@@ -14,6 +14,7 @@
 //!                                              leeway ──────────┊←──────────────┘
 //! ```
 //!
+#![cfg_attr(all(doc, not(doctest)), doc = "The [manual] has the whole of it.\n")]
 //! This crate has no pool, HTTP or TLS in it. Add the source and the hooks that you need:
 //! `leasehold-vault` for Vault and OpenBao, `leasehold-sqlx` for `sqlx::PgPool`,
 //! `leasehold-deadpool` for `deadpool_postgres::Pool`.
@@ -97,6 +98,8 @@ pub mod metrics;
 #[cfg(not(feature = "metrics"))]
 #[path = "metrics/off.rs"]
 mod metrics;
+#[cfg(all(doc, not(doctest)))]
+pub mod manual;
 mod once;
 mod provider;
 mod rotator;

@@ -31,7 +31,8 @@ pub struct Config {
 
 impl Config {
     /// Reads `VAULT_ADDR` (with `VAULT_NAMESPACE`, `VAULT_CACERT`), `APPROLE_ROLE_ID` and
-    /// `APPROLE_SECRET_ID` or else `VAULT_TOKEN`, `DB_MOUNT` (`database`), `ROLE`, `PG_HOST`,
+    /// `APPROLE_SECRET_ID` or else what [`Auth::from_env`] reads (`VAULT_TOKEN`,
+    /// `VAULT_KUBERNETES_ROLE` and so on), `DB_MOUNT` (`database`), `ROLE`, `PG_HOST`,
     /// `PG_PORT` (5432), `PG_DB`, `LISTEN` (127.0.0.1:3000), `POOL_SIZE` (8).
     ///
     /// # Errors
@@ -40,11 +41,8 @@ impl Config {
         let vault = VaultConfig::from_env().map_err(|e| ConfigError(e.to_string()))?;
         let auth = match (variable("APPROLE_ROLE_ID"), variable("APPROLE_SECRET_ID")) {
             (Some(role_id), Some(secret_id)) => Auth::approle(role_id, secret_id),
-            (None, None) => Auth::from_env().map_err(|_| {
-                ConfigError::new(
-                    "VAULT_TOKEN",
-                    "is not set: set it, or APPROLE_ROLE_ID and APPROLE_SECRET_ID",
-                )
+            (None, None) => Auth::from_env().map_err(|e| {
+                ConfigError(format!("{e} (or APPROLE_ROLE_ID and APPROLE_SECRET_ID)"))
             })?,
             (Some(_), None) => {
                 return Err(ConfigError::new(

@@ -256,6 +256,52 @@ mod tests {
         assert!(!terms.clipped);
     }
 
+    /// The rows of the tables of a heading, by their cells.
+    fn rows(heading: &str) -> Vec<Vec<&'static str>> {
+        let page = include_str!("../../manual/defaults.md");
+        let (_, section) = page.split_once(&format!("## {heading}\n")).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
+        rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect()).collect()
+    }
+
+    fn in_seconds(time: Duration) -> String {
+        format!("{} s", time.as_secs_f64())
+    }
+
+    #[test]
+    fn the_manual_has_the_numbers_of_this_file() {
+        for row in rows("What follows from the TTL") {
+            let ttl = s(row[0].trim_end_matches(" s").parse().unwrap());
+            let terms = Policy::default().terms(Some(ttl));
+            let numbers = [terms.grace, terms.leeway, terms.roll, terms.renew_within()];
+            assert_eq!(row[1..], numbers.map(in_seconds), "with a TTL of {ttl:?}");
+        }
+        let refill = Policy::default().terms(None).refill();
+        let fixed = [
+            ("a mint is waited for", in_seconds(MINT_TIMEOUT)),
+            ("mints in flight", MINTS_IN_FLIGHT.to_string()),
+            ("generations that drain at once", DRAINING_AT_ONCE.to_string()),
+            ("a suspicion is looked into once per", in_seconds(CONFIRM_EVERY)),
+            ("refusals before a new login is given up", PROOF_REJECTIONS.to_string()),
+            ("revocations before the server is asked to go on", REVOKE_TRIES.to_string()),
+            ("a source without leases is asked once per", in_seconds(READ_EVERY)),
+            ("a refused login is read again", format!("{REREADS} times")),
+            ("after a shutdown's deadline", in_seconds(SHUTDOWN_WRAP_UP)),
+            (
+                "mints out of turn",
+                format!("{BURST}, then one per {} or half the TTL", in_seconds(refill)),
+            ),
+            ("the slowest pace of them", in_seconds(SLOWEST)),
+        ];
+        let shown = rows("What is fixed");
+        let shown: Vec<_> = shown.iter().map(|row| (row[0], row[1].to_owned())).collect();
+        assert_eq!(shown, fixed);
+        let settable = rows("What can be set");
+        assert!(settable[0][1].starts_with(&in_seconds(DEFAULT_GRACE)));
+        assert!(settable[1][1].starts_with(&in_seconds(DEFAULT_ROLL)));
+    }
+
     #[test]
     fn a_ttl_too_short_for_its_grace_is_told_and_cut() {
         let policy = Policy { grace: Some(s(10)), roll: None };

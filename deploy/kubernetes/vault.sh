@@ -1,0 +1,25 @@
+#!/bin/sh
+# Lets the pods of one service account log in. Once, after deploy/vault/setup.sh, which makes the
+# database's roles and the policy "orders". May run again. Needs `bao` or `vault`, logged in.
+set -eu
+
+# The API server as the Vault server sees it, and its CA (PEM). Without a CA: Vault runs in a pod of
+# that cluster, and finds its own.
+: "${KUBERNETES_HOST:=https://kubernetes.default.svc:443}"
+: "${KUBERNETES_CA:=}"
+: "${NAMESPACE:=orders}"
+
+vault_cli() {
+    if command -v bao >/dev/null; then bao "$@"; else vault "$@"; fi
+}
+
+vault_cli auth list | grep -q '^kubernetes/' || vault_cli auth enable kubernetes
+vault_cli write auth/kubernetes/config kubernetes_host="$KUBERNETES_HOST" \
+    ${KUBERNETES_CA:+kubernetes_ca_cert=@"$KUBERNETES_CA"}
+
+# The audience is that of the projected token: one for the API server is of no use here, nor this
+# one there.
+vault_cli write auth/kubernetes/role/orders \
+    bound_service_account_names=orders bound_service_account_namespaces="$NAMESPACE" \
+    audience=vault token_policies=orders token_no_default_policy=true \
+    token_ttl=1h token_max_ttl=24h

@@ -1,0 +1,18 @@
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut stop = signal(SignalKind::terminate())?;
+    let database: PgConnectOptions = std::env::var("DATABASE_URL")?.parse()?;
+    let options = PgPoolOptions::new().max_connections(10);
+    let pool = options.connect_with(database).await?;
+
+    let listener = TcpListener::bind(std::env::var("LISTEN")?).await?;
+    println!("http://{}", listener.local_addr()?);
+    axum::serve(listener, orders::router(pool))
+        .with_graceful_shutdown(async move { stop.recv().await.unwrap_or_default() })
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,275 @@
+//! Commands that no test runs as they stand: what they name exists.
+
+use std::sync::LazyLock;
+
+use crate::repository::{self, Package, packages, read, root};
+
+/// Each command of a block.
+pub(crate) fn check(text: &str) -> Result<(), String> {
+    let text = text.replace("\\\n", " ");
+    for line in text.lines() {
+        let words = shlex::split(line).ok_or_else(|| format!("can't be read: {line}"))?;
+        for command in words.split(|word| ["&&", "|"].contains(&word.as_str())) {
+            let assigned = |word: &&String| {
+                word.split_once('=').is_some_and(|(name, _)| {
+                    name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+                })
+            };
+            let command: Vec<&str> =
+                command.iter().skip_while(assigned).map(String::as_str).collect();
+            one(&command).map_err(|problem| format!("{problem}: {line}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn one(command: &[&str]) -> Result<(), String> {
+    let Some((program, rest)) = command.split_first() else { return Ok(()) };
+    match *program {
+        // Names of variables are checked wherever they stand, in `names.rs`.
+        "export" | "cd" => Ok(()),
+        "cargo" => cargo(rest),
+        "curl" => curl(rest),
+        "docker" => docker(rest),
+        "kubectl" => match rest {
+            ["apply", "-f", path] | ["delete", "-f", path] => exists(path),
+            _ => Err("only `kubectl apply -f` and `delete -f` are known".to_owned()),
+        },
+        "psql" => match rest.iter().position(|word| *word == "-f") {
+            Some(at) => exists(rest.get(at + 1).ok_or("-f of what?")?),
+            None => Err("psql without -f is run by nobody".to_owned()),
+        },
+        "leasehold" => leasehold(rest),
+        // Only to look at what the command before it says.
+        "python3" if rest == ["-m", "json.tool"] => Ok(()),
+        "grep" | "head" | "jq" => Ok(()),
+        script if script.contains('/') => {
+            exists(script)?;
+            use std::os::unix::fs::PermissionsExt;
+            let mode = root().join(script).metadata().map_err(|e| e.to_string())?.permissions();
+            if mode.mode() & 0o111 == 0 { Err(format!("{script} can't be run")) } else { Ok(()) }
+        }
+        other => Err(format!("no rule for {other:?}: let a test run it, and mark which")),
+    }
+}
+
+fn exists(path: &str) -> Result<(), String> {
+    if root().join(path).exists() { Ok(()) } else { Err(format!("there is no {path}")) }
+}
+
+fn package(name: &str) -> Result<&'static Package, String> {
+    packages().get(name).ok_or_else(|| format!("there is no package {name}"))
+}
+
+fn cargo(words: &[&str]) -> Result<(), String> {
+    let (ours, theirs) = match words.iter().position(|word| *word == "--") {
+        Some(at) => (&words[..at], &words[at + 1..]),
+        None => (words, &[][..]),
+    };
+    let (command, options) = ours.split_first().ok_or("cargo what?")?;
+    match *command {
+        "test" | "run" | "build" | "bench" | "clippy" | "doc" => {
+            let package = cargo_options(options)?;
+            match package {
+                Some(package) if *command == "run" => flags(package, theirs),
+                _ => Ok(()),
+            }
+        }
+        "install" => installed(options),
+        "add" => {
+            let mut ours = options.iter().filter(|word| word.starts_with("leasehold"));
+            ours.try_for_each(|name| package(name.split('@').next().unwrap()).map(drop))
+        }
+        "deny" => exists("deny.toml"),
+        alias => {
+            let settings: toml::Table =
+                toml::from_str(&read(".cargo/config.toml")).map_err(|e| e.to_string())?;
+            let meaning = settings["alias"].get(alias).and_then(toml::Value::as_str);
+            let meaning = meaning.ok_or_else(|| format!("cargo has no command {alias}"))?;
+            let meaning: Vec<&str> = meaning.split(' ').collect();
+            let package = cargo_options(&meaning[1..])?.ok_or("an alias names its package")?;
+            if !options.is_empty() {
+                return Err("what is for the program stands behind a --".to_owned());
+            }
+            flags(package, theirs)
+        }
+    }
+}
+
+/// What cargo itself is told: packages, targets and features exist. Returns the package.
+fn cargo_options(words: &[&str]) -> Result<Option<&'static Package>, String> {
+    let mut named = None;
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().copied().ok_or_else(|| format!("{word} of what?"));
+        match *word {
+            "-p" | "--package" => named = Some(package(value()?)?),
+            "--test" | "--bin" | "--example" => {
+                let target = ((*word).trim_start_matches("--").to_owned(), value()?.to_owned());
+                let there = |p: &Package| p.targets.contains(&target);
+                let found = named.map_or_else(|| packages().values().any(there), there);
+                if !found {
+                    return Err(format!("there is no {} {}", target.0, target.1));
+                }
+            }
+            "--features" => {
+                let of = named.ok_or("features of which package?")?;
+                for feature in value()?.split(',') {
+                    if !of.features.iter().any(|known| known == feature) {
+                        return Err(format!("there is no feature {feature}"));
+                    }
+                }
+            }
+            "--target" => drop(value()?),
+            "--manifest-path" => exists(value()?)?,
+            "--workspace" | "--release" | "--locked" | "--quiet" | "--all-targets" | "--no-run"
+            | "--no-deps" | "--all-features" => {}
+            other => return Err(format!("no rule for {other} of cargo")),
+        }
+    }
+    Ok(named)
+}
+
+/// Flags of a program of ours are declared in its package.
+fn flags(package: &Package, words: &[&str]) -> Result<(), String> {
+    let sources = repository::files().iter().filter(|file| {
+        file.starts_with(&format!("{}/src/", package.folder)) && file.ends_with(".rs")
+    });
+    let sources: String = sources.map(|file| read(file)).collect();
+    for word in words {
+        let Some(flag) = word.strip_prefix("--").filter(|flag| *flag != "help") else { continue };
+        let flag = flag.split('=').next().unwrap();
+        let field = flag.replace('-', "_");
+        let declared = [format!(" {field}: "), format!("\"--{flag}\""), format!("\"{flag}\"")];
+        if !declared.iter().any(|declared| sources.contains(declared)) {
+            return Err(format!("{} has no --{flag}", package.folder));
+        }
+    }
+    Ok(())
+}
+
+/// Tools that are installed are our own, or those of CI in its versions.
+fn installed(words: &[&str]) -> Result<(), String> {
+    if let ["--path", path, ..] = words {
+        return exists(path);
+    }
+    let ci = read(".ci/run");
+    for tool in words.iter().filter(|word| !word.starts_with('-')) {
+        let (name, version) = tool.split_once('@').unwrap_or((tool, ""));
+        let short = name.strip_prefix("cargo-").unwrap_or(name);
+        if !ci.contains(&format!("have_cargo {short} {version}")) {
+            return Err(format!("CI does not use {tool}"));
+        }
+    }
+    Ok(())
+}
+
+/// The routes of the example.
+fn curl(words: &[&str]) -> Result<(), String> {
+    static ROUTES: LazyLock<String> = LazyLock::new(|| {
+        let sources =
+            repository::files().iter().filter(|f| f.starts_with("examples/axum-app/src/"));
+        sources.filter(|f| f.ends_with(".rs")).map(|f| read(f)).collect()
+    });
+    let url = words.iter().find(|word| word.contains("localhost:")).ok_or("of which server?")?;
+    let path = url.split_once("localhost:").unwrap().1;
+    let path = path.find('/').map_or("/", |at| path[at..].split('?').next().unwrap());
+    let segment = |part: &str| match part.parse::<u64>() {
+        Ok(_) => "{id}".to_owned(),
+        Err(_) => part.to_owned(),
+    };
+    let route = path.split('/').map(segment).collect::<Vec<_>>().join("/");
+    match ROUTES.contains(&format!("\"{route}\"")) {
+        true => Ok(()),
+        false => Err(format!("the example has no route {route}")),
+    }
+}
+
+fn docker(words: &[&str]) -> Result<(), String> {
+    match words {
+        ["compose", rest @ ..] => {
+            let mut rest = rest.iter();
+            let mut files = vec!["docker-compose.yml"];
+            let mut command = "";
+            while let Some(word) = rest.next() {
+                match *word {
+                    "-f" => files.push(rest.next().ok_or("-f of what?")?),
+                    word => {
+                        command = word;
+                        break;
+                    }
+                }
+            }
+            files.iter().try_for_each(|file| exists(file))?;
+            match command {
+                "up" | "down" | "stop" | "logs" | "ps" | "build" => Ok(()),
+                other => Err(format!("no rule for docker compose {other}")),
+            }
+        }
+        ["build", rest @ ..] => match rest.iter().position(|word| *word == "-f") {
+            Some(at) => exists(rest.get(at + 1).ok_or("-f of what?")?),
+            None => Err("docker build without -f".to_owned()),
+        },
+        // Leftovers are found by a label of the test kit's.
+        ["rm" | "ps" | "network" | "volume", ..] => {
+            let label = words.iter().find_map(|word| word.split_once("label="));
+            let label = label.ok_or("of which label?")?.1.trim_end_matches(')');
+            match repository::code().contains(&format!("\"{label}\"")) {
+                true => Ok(()),
+                false => Err(format!("nobody sets the label {label}")),
+            }
+        }
+        _ => Err("no rule for this use of docker".to_owned()),
+    }
+}
+
+/// The command line has tests of its own, which parse what its pages show; here: that it has the
+/// command and the flags, up to those of a command that it runs.
+fn leasehold(words: &[&str]) -> Result<(), String> {
+    let cli = package("leasehold-cli")?;
+    let ours = words.split(|word| *word == "--").next().unwrap_or_default();
+    let command = ours.iter().find(|word| !word.starts_with('-')).ok_or("leasehold what?")?;
+    let mut variant = (*command).to_owned();
+    variant[..1].make_ascii_uppercase();
+    let sources = repository::files().iter().filter(|f| f.starts_with(&cli.folder));
+    let sources: String = sources.filter(|f| f.ends_with(".rs")).map(|f| read(f)).collect();
+    if !["(", " {", ","].iter().any(|end| sources.contains(&format!("    {variant}{end}"))) {
+        return Err(format!("leasehold has no command {command}"));
+    }
+    flags(cli, ours)
+}
+
+#[test]
+fn what_does_not_exist_is_told() {
+    for good in [
+        "cargo demo -- --for 30s   # a comment",
+        "cargo test -p leasehold-tests --features containers --test rotation_in_containers",
+        "deploy/vault/setup.sh && cargo run -p axum-app",
+        "curl -s 'localhost:3000/accounts?limit=3' | python3 -m json.tool",
+        "psql -d orders \\\n  -f deploy/vault/postgres.sql",
+    ] {
+        check(good).unwrap();
+    }
+    for bad in [
+        "cargo demo -- --undeclared",
+        "cargo nonsense",
+        "cargo test -p nonsense",
+        "cargo test -p leasehold --test nonsense",
+        "cargo test -p leasehold --features nonsense",
+        "cargo install nonsense",
+        "cargo install --path crates/nonsense",
+        "cargo demo --for 30s",
+        "curl localhost:3000/nonsense",
+        "psql -d orders",
+        "psql -f nonsense.sql",
+        "docker compose -f nonsense.yml up",
+        "docker ps -q --filter label=nonsense",
+        "kubectl apply -f deploy/nonsense",
+        "deploy/nonsense.sh",
+        "true && bao read nonsense",
+        "deploy/vault/README.md",
+        "echo 'open",
+    ] {
+        assert!(check(bad).is_err(), "{bad}");
+    }
+}
