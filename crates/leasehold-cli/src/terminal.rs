@@ -1,0 +1,23 @@
+//! What is printed, and how it looks. Colours are `anstream`'s business: it takes them out where
+//! the output is no terminal, and where `NO_COLOR` is set.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use crate::failure::Failure;
+
+pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
+pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+pub(crate) const CAREFUL: Style = AnsiColor::Yellow.on_default();
+pub(crate) const FAINT: Style = Style::new().dimmed();
+
+/// As it is. A reader that has gone (`| head`) is no failure.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(bytes) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::of("writing to stdout", &e))
+        }
+        _ => Ok(()),
+    }
+}
