@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::completions;
+use crate::{completions, doctor, policy};
 
 /// Postgres logins on leases from Vault or OpenBao: checked, watched, and lent to commands.
 #[derive(Debug, Parser)]
@@ -14,6 +14,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Walk the whole way of a login, say what is wrong on it and what to do, leave nothing behind.
+    Doctor(doctor::Args),
+    /// Print the policy that an application needs, or a role's definition.
+    Policy(policy::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
 }

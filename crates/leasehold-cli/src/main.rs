@@ -4,7 +4,10 @@
 
 mod args;
 mod completions;
+mod doctor;
 mod failure;
+mod policy;
+mod postgres;
 mod target;
 mod terminal;
 
@@ -17,6 +20,8 @@ use crate::args::{Cli, Command};
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Doctor(args) => doctor::run(&args).await,
+        Command::Policy(args) => policy::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     match outcome {

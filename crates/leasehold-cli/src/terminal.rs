@@ -21,3 +21,13 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
         _ => Ok(()),
     }
 }
+
+/// Text with styles in it, which only a terminal gets.
+pub(crate) fn print_styled(text: &str) -> Result<(), Failure> {
+    match anstream::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::of("writing to stdout", &e))
+        }
+        _ => Ok(()),
+    }
+}

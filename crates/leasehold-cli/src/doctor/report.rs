@@ -1,0 +1,162 @@
+//! What was found, for people and for programs.
+
+use serde::Serialize;
+
+use super::steps::Step;
+use crate::failure::Failure;
+use crate::terminal::{BAD, CAREFUL, FAINT, GOOD, print_bytes, print_styled};
+
+/// How a step went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Status {
+    Ok,
+    Warn,
+    Fail,
+    Skipped,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    pub(super) status: Status,
+    pub(super) detail: String,
+    /// What to do. Always there for `Warn` and `Fail`.
+    pub(super) mend: Option<String>,
+    /// Steps that need this one can't be done.
+    pub(super) blocks: bool,
+}
+
+impl Finding {
+    pub(super) fn ok(detail: impl Into<String>) -> Self {
+        Self { status: Status::Ok, detail: detail.into(), mend: None, blocks: false }
+    }
+
+    pub(super) fn warn(detail: impl Into<String>, mend: impl Into<String>) -> Self {
+        let mend = Some(mend.into());
+        Self { status: Status::Warn, detail: detail.into(), mend, blocks: false }
+    }
+
+    pub(super) fn fail(detail: impl Into<String>, mend: impl Into<String>) -> Self {
+        let mend = Some(mend.into());
+        Self { status: Status::Fail, detail: detail.into(), mend, blocks: true }
+    }
+
+    /// Wrong, and yet what comes after it can be looked at.
+    pub(super) fn fail_and_go_on(detail: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { blocks: false, ..Self::fail(detail, mend) }
+    }
+
+    /// There is nothing to look at, which hinders nothing.
+    pub(super) fn unknown(detail: impl Into<String>) -> Self {
+        Self { status: Status::Skipped, detail: detail.into(), mend: None, blocks: false }
+    }
+
+    pub(super) fn not_run(why: impl Into<String>) -> Self {
+        Self { blocks: true, ..Self::unknown(format!("not run: {}", why.into())) }
+    }
+}
+
+/// One line of the JSON output. Its fields are documented in `docs/doctor.md`, and stay.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'static str,
+    status: Status,
+    what: &'static str,
+    detail: &'a str,
+    mend: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    /// Rises when a field changes its meaning or goes.
+    version: u32,
+    status: Status,
+    steps: Vec<Line<'a>>,
+}
+
+/// All findings, in the order of the steps.
+pub(super) struct Report {
+    json: bool,
+    found: Vec<(Step, Finding)>,
+}
+
+impl Report {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json, found: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, step: Step, finding: Finding) -> Result<(), Failure> {
+        if !self.json {
+            print_styled(&line(step, &finding))?;
+        }
+        self.found.push((step, finding));
+        Ok(())
+    }
+
+    pub(super) fn of(&self, step: Step) -> Option<&Finding> {
+        self.found.iter().find(|(s, _)| *s == step).map(|(_, finding)| finding)
+    }
+
+    fn count(&self, status: Status) -> usize {
+        self.found.iter().filter(|(_, finding)| finding.status == status).count()
+    }
+
+    pub(super) fn is_well(&self) -> bool {
+        self.count(Status::Fail) == 0
+    }
+
+    /// Prints what is left to be printed.
+    pub(super) fn finish(&self) -> Result<(), Failure> {
+        let (failed, warned) = (self.count(Status::Fail), self.count(Status::Warn));
+        if !self.json {
+            let verdict = match (failed, warned) {
+                (0, 0) => format!("{GOOD}All is well.{GOOD:#}\n"),
+                (0, n) => format!("{CAREFUL}It works, with {n} to look at.{CAREFUL:#}\n"),
+                (n, _) => format!("{BAD}{n} failed.{BAD:#} Mend the first one first.\n"),
+            };
+            return print_styled(&verdict);
+        }
+        let status = match (failed, warned) {
+            (0, 0) => Status::Ok,
+            (0, _) => Status::Warn,
+            _ => Status::Fail,
+        };
+        let steps = self.found.iter().map(|(step, finding)| Line {
+            id: step.id(),
+            status: finding.status,
+            what: step.what(),
+            detail: &finding.detail,
+            mend: finding.mend.as_deref(),
+        });
+        print_json(&Whole { version: 1, status, steps: steps.collect() })
+    }
+}
+
+/// One object, readable by people too.
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|e| Failure::of("writing the report as JSON", &e))?;
+    text.push(b'\n');
+    print_bytes(&text)
+}
+
+fn line(step: Step, finding: &Finding) -> String {
+    let (style, mark) = match finding.status {
+        Status::Ok => (GOOD, "✓ ok  "),
+        Status::Warn => (CAREFUL, "! warn"),
+        Status::Fail => (BAD, "✗ FAIL"),
+        Status::Skipped => (FAINT, "- skip"),
+    };
+    let (id, what) = (step.id(), step.what());
+    let mut text = format!("{style}{mark}{style:#} {id:<17}{what}\n");
+    for (name, part) in [("", Some(&finding.detail)), ("mend: ", finding.mend.as_ref())] {
+        if let Some(part) = part.filter(|part| !part.is_empty()) {
+            let faint = if name.is_empty() { FAINT } else { anstyle::Style::new() };
+            for line in part.lines() {
+                text += &format!("{:24}{faint}{name}{line}{faint:#}\n", "");
+            }
+        }
+    }
+    text
+}

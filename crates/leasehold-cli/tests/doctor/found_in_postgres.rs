@@ -1,0 +1,176 @@
+//! Set-ups that are broken in Postgres, or on the way there.
+
+use leasehold_testkit::{DatabaseSpec, PostgresShutdown, RoleSpec, Stack};
+
+use crate::run::{
+    Doctor, assert_nothing_left, closed_port, created_by, database, own_stack,
+};
+
+const MEMBER: &str = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE "{{group}}""#;
+
+#[tokio::test]
+async fn postgres_is_down() {
+    let stack = own_stack().await;
+    let db = stack.database("down").await.unwrap();
+    let doctor = Doctor::of(&db).await;
+    stack.stop_postgres(PostgresShutdown::Fast).await.unwrap();
+    let report = doctor.fails_at("postgres-address", "PGPORT").await;
+    report.is("issue", "skipped");
+    report.is("logout", "ok");
+}
+
+#[tokio::test]
+async fn vault_does_not_reach_postgres() {
+    let (_guard, port) = closed_port().await;
+    let db = database(DatabaseSpec::new("cut").postgres_at(format!("127.0.0.1:{port}"))).await;
+    let report = Doctor::of(&db).await.fails_at("issue", "connection_url").await;
+    report.is("postgres-address", "ok");
+}
+
+#[tokio::test]
+async fn vault_has_an_old_password() {
+    let stack = own_stack().await;
+    let db = stack.database("rotated").await.unwrap();
+    let doctor = Doctor::of(&db).await;
+    let admin = db.admin().await.unwrap();
+    let sql = format!("ALTER ROLE {} PASSWORD 'another'", stack.superuser());
+    admin.batch_execute(&sql).await.unwrap();
+    // The engine may keep a connection open, which still works.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE usename = current_user AND pid <> pg_backend_pid()";
+    admin.execute(end, &[]).await.unwrap();
+    doctor.fails_at("issue", "password").await;
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist() {
+    let db = database("nodb").await;
+    let doctor = Doctor::of(&db).await.env("PGDATABASE", "elsewhere");
+    doctor.fails_at("postgres-login", "PGDATABASE").await;
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn creation_statements_that_fail() {
+    let db = created_by("create", &[&MEMBER.replace("{{group}}", "no_such_group")]).await;
+    let report = Doctor::of(&db).await.fails_at("issue", "creation_statements").await;
+    assert!(report.step("issue")["detail"].as_str().unwrap().contains("no_such_group"));
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn a_login_that_lacks_a_right() {
+    let bare = MEMBER.split(" IN ROLE").next().unwrap();
+    let db = created_by("nogrant", &[bare]).await;
+    let needs = "--needs=SELECT, UPDATE ON public.accounts";
+    let doctor = || Doctor::of(&db);
+    let report = doctor().await.arg(needs).fails_at("privileges", "GRANT SELECT ON").await;
+    report.is("revoke", "ok");
+    let probe = "--probe=SELECT v FROM accounts WHERE id = 1";
+    let report = doctor().await.arg(probe).fails_at("privileges", "grant").await;
+    assert!(report.step("privileges")["detail"].as_str().unwrap().contains("42501"));
+    // Asked for nothing, it says that there is nothing.
+    doctor().await.report().await.is("privileges", "warn");
+    doctor().await.arg("--needs=SELECT ON nowhere").fails_at("privileges", "--needs").await;
+    assert_eq!(db.leases().await.unwrap().len(), 0);
+
+    let db = created_by("granted", &[MEMBER]).await;
+    let doctor = Doctor::of(&db).await.arg(needs).arg("--probe=UPDATE accounts SET v = 7");
+    doctor.report().await.is("privileges", "ok");
+    let admin = db.admin().await.unwrap();
+    let changed = admin.query_one("SELECT count(*) FROM accounts WHERE v = 7", &[]).await.unwrap();
+    assert_eq!(changed.get::<_, i64>(0), 0, "the probe is rolled back");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn set_role_in_creation_statements() {
+    let set_role = r#"ALTER ROLE "{{name}}" SET ROLE "{{group}}""#;
+    let db = created_by("setrole", &[MEMBER, set_role]).await;
+    let report = Doctor::of(&db).await.fails_at("set-role", "SET ROLE").await;
+    assert!(report.step("set-role")["detail"].as_str().unwrap().contains(db.name()));
+    assert_nothing_left(&db).await;
+
+    // Where the revocation ends sessions first there is less to fear.
+    let role = RoleSpec::new("app").creation([MEMBER, set_role]).terminating_revocation();
+    let db = database(DatabaseSpec::new("setended").role(role)).await;
+    let report = Doctor::of(&db).await.report().await;
+    report.is("set-role", "warn");
+    assert_eq!(report.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_revocation_that_is_blocked() {
+    let create = r#"GRANT CREATE ON SCHEMA public TO "{{name}}""#;
+    let db = created_by("blocked", &[MEMBER, create]).await;
+    let report = Doctor::of(&db).await.fails_at("revoke", "DROP OWNED BY").await;
+    let obstacle = report.is("obstacles", "warn")["detail"].as_str().unwrap().to_owned();
+    assert!(obstacle.contains("right of its own on schema public"), "{obstacle}");
+    let detail = report.step("revoke")["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains("cut short"), "{detail}");
+    report.is("logout", "ok");
+}
+
+#[tokio::test]
+async fn no_valid_until() {
+    let forever = MEMBER.replace(" VALID UNTIL '{{expiration}}'", "");
+    let db = created_by("forever", &[&forever]).await;
+    let report = Doctor::of(&db).await.report().await;
+    report.is("valid-until", "warn");
+    assert_nothing_left(&db).await;
+    let past = MEMBER.replace("{{expiration}}", "2999-01-01 00:00:00+00");
+    let db = created_by("late", &[&past]).await;
+    Doctor::of(&db).await.report().await.is("valid-until", "warn");
+}
+
+#[tokio::test]
+async fn tls_that_is_not_trusted_or_not_there() {
+    let stack = Stack::builder().postgres_tls(true).start().await.unwrap();
+    let db = stack.database("pgtls").await.unwrap();
+    let doctor = async |mode: &str| Doctor::of(&db).await.env("PGSSLMODE", mode);
+    doctor("verify-full").await.fails_at("postgres-tls", "PGSSLROOTCERT").await;
+    let ca = stack.dir().unwrap().join("ca.pem");
+    std::fs::write(&ca, stack.ca_pem().unwrap()).unwrap();
+    let ca = ca.to_str().unwrap();
+    for (mode, root, encrypted) in [
+        ("verify-full", Some(ca), true),
+        ("verify-ca", Some(ca), true),
+        ("require", None, true),
+        ("prefer", None, true),
+        ("disable", None, false),
+    ] {
+        let mut doctor = doctor(mode).await;
+        if let Some(root) = root {
+            doctor = doctor.env("PGSSLROOTCERT", root);
+        }
+        let report = doctor.report().await;
+        let detail = report.is("postgres-tls", "ok")["detail"].as_str().unwrap().to_owned();
+        assert_eq!(detail.contains("with TLS"), encrypted, "{mode}: {detail}");
+        assert_eq!(report.json["status"], "ok", "{}", report.text());
+    }
+    assert_nothing_left(&db).await;
+
+    // Another's authority, and a server without TLS.
+    let other = Stack::builder().postgres_tls(true).start().await.unwrap();
+    let theirs = stack.dir().unwrap().join("other.pem");
+    std::fs::write(&theirs, other.ca_pem().unwrap()).unwrap();
+    let wrong = doctor("require").await.env("PGSSLROOTCERT", theirs.to_str().unwrap());
+    wrong.fails_at("postgres-tls", "PGSSLROOTCERT").await;
+    let db = database("notls").await;
+    let wanting = Doctor::of(&db).await.env("PGSSLMODE", "require");
+    wanting.fails_at("postgres-tls", "ssl=on").await;
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn a_url_in_place_of_variables() {
+    let db = database("url").await;
+    let place = format!("{}:{}/{}", db.pg_host(), db.pg_port(), db.name());
+    let url = format!("postgres://someone:topsecret@{place}?sslmode=disable");
+    let said = Doctor::of(&db).await.env("PGDATABASE", "wrong").env("DATABASE_URL", url).run().await;
+    assert_eq!(said.code, Some(0), "{}\n{}", said.stdout, said.stderr);
+    assert!(!said.stdout.contains("topsecret") && !said.stderr.contains("topsecret"));
+    let help = Doctor::of(&db).await.env("DATABASE_URL", "postgres://a:topsecret@b/c");
+    let help = help.arg("--help").run().await;
+    assert!(!help.stdout.contains("topsecret"), "{}", help.stdout);
+}
