@@ -107,7 +107,9 @@ fn policy(args: &Args, settings: &Settings) -> Result<String, Failure> {
         plain("secret path", given.ok_or_else(|| Failure::usage(none))?.trim_matches('/'))
     };
     let text = match args.source {
-        Source::Dynamic => with_names(DYNAMIC, "orders-rw", &role()?, "database", &mount("database")?),
+        Source::Dynamic => {
+            with_names(DYNAMIC, "orders-rw", &role()?, "database", &mount("database")?)
+        }
         Source::Static => {
             with_names(STATIC, "orders-static", &role()?, "database", &mount("database")?)
         }
@@ -181,7 +183,11 @@ fn blocks(text: &str) -> Vec<Block> {
     for line in text.lines() {
         if let Some(path) = line.strip_prefix("path \"") {
             let path = path.split('"').next().unwrap_or_default().to_owned();
-            blocks.push(Block { comment: std::mem::take(&mut comment), path, rules: String::new() });
+            blocks.push(Block {
+                comment: std::mem::take(&mut comment),
+                path,
+                rules: String::new(),
+            });
             open = true;
         }
         match blocks.last_mut() {

@@ -8,9 +8,10 @@ fn parse(url: &str) -> Result<(Server, Option<Login>), String> {
 
 #[test]
 fn an_address_is_read_as_libpq_does() {
-    let (server, login) =
-        parse("postgresql://joe:p%40ss%26=+@[::1]:5433/or%20ders?sslmode=verify-full&sslrootcert=/ca")
-            .unwrap();
+    let (server, login) = parse(
+        "postgresql://joe:p%40ss%26=+@[::1]:5433/or%20ders?sslmode=verify-full&sslrootcert=/ca",
+    )
+    .unwrap();
     assert_eq!(server.shown(), "[::1]:5433/or ders");
     assert!(server.is_local());
     assert_eq!((server.mode, server.root.as_deref()), (Mode::VerifyFull, Some("/ca")));

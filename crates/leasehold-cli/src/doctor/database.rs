@@ -196,8 +196,11 @@ impl Journey {
         }
         if !creates.is_empty() {
             return Finding::warn(
-                format!("the login may create in schema {}: what it makes is its own, and blocks \
-                         its DROP ROLE", creates.join(", ")),
+                format!(
+                    "the login may create in schema {}: what it makes is its own, and blocks \
+                         its DROP ROLE",
+                    creates.join(", ")
+                ),
                 "REVOKE CREATE ON SCHEMA … FROM the group (and from PUBLIC); migrations act as an \
                  owner that stays",
             );
@@ -318,14 +321,18 @@ impl Journey {
                     '{{name}}'";
         if alive {
             return Finding::fail(
-                format!("logins act as {group} (SET ROLE), and a session that was open when its \
-                         login was revoked goes on with all rights of {group}"),
+                format!(
+                    "logins act as {group} (SET ROLE), and a session that was open when its \
+                         login was revoked goes on with all rights of {group}"
+                ),
                 mend,
             );
         }
         Finding::warn(
-            format!("logins act as {group} (SET ROLE). Their revocation ends sessions, so that none \
-                     keeps its rights; one that dials in that moment does"),
+            format!(
+                "logins act as {group} (SET ROLE). Their revocation ends sessions, so that none \
+                     keeps its rights; one that dials in that moment does"
+            ),
             mend,
         )
     }

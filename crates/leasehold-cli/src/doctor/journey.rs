@@ -223,7 +223,9 @@ pub(super) fn administrator(url: &str) -> Result<(Server, Login), Failure> {
     let from = "--admin-url (or LEASEHOLD_ADMIN_URL)";
     match Server::from_url(from, url)? {
         (server, Some(login)) => Ok((server, login)),
-        (_, None) => Err(Failure::usage(format!("{from} names no user: an administrator's is needed"))),
+        (_, None) => {
+            Err(Failure::usage(format!("{from} names no user: an administrator's is needed")))
+        }
     }
 }
 
@@ -231,7 +233,8 @@ pub(super) fn administrator(url: &str) -> Result<(Server, Login), Failure> {
 fn needed(text: &str) -> Result<(String, String), Failure> {
     const RIGHTS: [&str; 7] =
         ["SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"];
-    let bad = || Failure::usage(format!("--needs {text:?}: write it like 'SELECT ON public.orders'"));
+    let bad =
+        || Failure::usage(format!("--needs {text:?}: write it like 'SELECT ON public.orders'"));
     let upper = text.to_ascii_uppercase();
     let at = upper.find(" ON ").ok_or_else(bad)?;
     let (rights, table) = (&upper[..at], text[at + 4..].trim());

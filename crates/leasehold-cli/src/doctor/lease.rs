@@ -139,7 +139,11 @@ impl Journey {
         };
         if granted + ROUNDING < ttl {
             return Finding::warn(
-                format!("{} granted of {}: its end can't be moved by more", short(granted), short(ttl)),
+                format!(
+                    "{} granted of {}: its end can't be moved by more",
+                    short(granted),
+                    short(ttl)
+                ),
                 "raise max_ttl of the role above its default_ttl, and the token's life: until then \
                  each login is rotated instead of renewed",
             );
@@ -148,7 +152,10 @@ impl Journey {
             && left + ROUNDING.as_secs_f64() < granted.as_secs_f64()
         {
             return Finding::fail_and_go_on(
-                format!("renewed for {}, but VALID UNTIL stays at {left:.0} s from now", short(granted)),
+                format!(
+                    "renewed for {}, but VALID UNTIL stays at {left:.0} s from now",
+                    short(granted)
+                ),
                 "take renew_statements away from the role, or have them set VALID UNTIL \
                  '{{expiration}}'",
             );

@@ -115,8 +115,10 @@ impl Journey {
                     }
                     ErrorKind::TokenLost => "the token is dead or mistyped: give a new one",
                     ErrorKind::NotFound => "check VAULT_AUTH_MOUNT and VAULT_NAMESPACE",
-                    _ => "check how to log in (VAULT_TOKEN, VAULT_ROLE_ID …), VAULT_AUTH_MOUNT \
-                          and VAULT_NAMESPACE",
+                    _ => {
+                        "check how to log in (VAULT_TOKEN, VAULT_ROLE_ID …), VAULT_AUTH_MOUNT \
+                          and VAULT_NAMESPACE"
+                    }
                 };
                 Finding::fail(format!("by {by}: {text}"), mend)
             }
@@ -129,9 +131,9 @@ impl Journey {
             Ok(look) => look,
             Err(e) if e.kind() == ErrorKind::Denied => {
                 let state = session.token_state();
-                let left = state.remaining.map_or("does not end".to_owned(), |left| {
-                    format!("ends in {}", short(left))
-                });
+                let left = state
+                    .remaining
+                    .map_or("does not end".to_owned(), |left| format!("ends in {}", short(left)));
                 return Finding::unknown(format!("it may not look itself up; it {left}"));
             }
             Err(e) => return Finding::fail_and_go_on(e.to_string(), "look at the server's log"),
@@ -146,8 +148,10 @@ impl Journey {
         let detail = format!("a {} token, {renewable}, {ends}; policies: {policies}", look.kind);
         if look.kind == "batch" {
             return Finding::warn(
-                format!("{detail}. Batch tokens can be neither renewed nor revoked: all logins end \
-                         with it, and a shutdown can't give it back"),
+                format!(
+                    "{detail}. Batch tokens can be neither renewed nor revoked: all logins end \
+                         with it, and a shutdown can't give it back"
+                ),
                 "use service tokens: token_type=service on the role that Vault logs it in by",
             );
         }
@@ -179,9 +183,13 @@ impl Journey {
         };
         // Whoever may do anything below a mount may see what it is.
         let hint = match inspect::engine(self.session(), &self.mount).await {
-            Ok(kind) => format!("\n(a {kind} engine is mounted at {}/: is the role's name right?)",
-                self.mount),
-            Err(_) => format!("\n(nothing below {}/ is allowed: is the mount's name right?)", self.mount),
+            Ok(kind) => format!(
+                "\n(a {kind} engine is mounted at {}/: is the role's name right?)",
+                self.mount
+            ),
+            Err(_) => {
+                format!("\n(nothing below {}/ is allowed: is the mount's name right?)", self.mount)
+            }
         };
         Finding::fail(creds.to_string(), format!("{}{hint}", line_for(&path, "read")))
     }
@@ -211,8 +219,8 @@ impl Journey {
                 "give the mount of a database engine: --mount, or VAULT_MOUNT_PATH",
             ),
             // The policy gives something below it, so that an engine would be seen.
-            Err(e) if matches!(e.kind(), ErrorKind::Denied | ErrorKind::NotFound)
-                && self.may_ask =>
+            Err(e)
+                if matches!(e.kind(), ErrorKind::Denied | ErrorKind::NotFound) && self.may_ask =>
             {
                 Finding::fail(
                     format!("nothing is mounted at {mount}/"),
@@ -244,8 +252,7 @@ impl Journey {
         let ttl = |name| role[name].as_u64().map(Duration::from_secs).filter(|t| !t.is_zero());
         self.max_ttl = ttl("max_ttl");
         let told = |t: Option<Duration>| t.map_or("the server's".to_owned(), short);
-        let detail =
-            format!("TTL {}, max TTL {}", told(ttl("default_ttl")), told(ttl("max_ttl")));
+        let detail = format!("TTL {}, max TTL {}", told(ttl("default_ttl")), told(ttl("max_ttl")));
         let statements = |name: &str| -> String {
             let list = role[name].as_array().map(Vec::as_slice).unwrap_or_default();
             list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("; ")

@@ -34,8 +34,7 @@ pub(super) fn client(mode: Mode, root: Option<&str>) -> Result<ClientConfig, Tro
             })?)
         }
     };
-    let verifier =
-        Verifier { signer, name: mode == Mode::VerifyFull, provider: provider.clone() };
+    let verifier = Verifier { signer, name: mode == Mode::VerifyFull, provider: provider.clone() };
     let versions = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring has the ciphers of TLS 1.2 and 1.3");
@@ -48,7 +47,8 @@ fn roots(file: Option<&str>) -> Result<RootCertStore, Trouble> {
     match file {
         Some(file) => {
             let mend = || "check PGSSLROOTCERT (or sslrootcert= in the URL)".to_owned();
-            let pem = fs::read(file).map_err(|e| (format!("{file} can't be read ({e})"), mend()))?;
+            let pem =
+                fs::read(file).map_err(|e| (format!("{file} can't be read ({e})"), mend()))?;
             for cert in CertificateDer::pem_slice_iter(&pem).flatten() {
                 // One that is no authority is no use, and no harm.
                 let _ = roots.add(cert);
@@ -118,10 +118,7 @@ impl ServerCertVerifier for Verifier {
 }
 
 fn is_name(e: &CertificateError) -> bool {
-    matches!(
-        e,
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
-    )
+    matches!(e, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })
 }
 
 /// What to do about a connection that TLS kept from coming about; `None` if it was not TLS.

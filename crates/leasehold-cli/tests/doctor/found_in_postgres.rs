@@ -2,9 +2,7 @@
 
 use leasehold_testkit::{DatabaseSpec, PostgresShutdown, RoleSpec, Stack};
 
-use crate::run::{
-    Doctor, assert_nothing_left, closed_port, created_by, database, own_stack,
-};
+use crate::run::{Doctor, assert_nothing_left, closed_port, created_by, database, own_stack};
 
 const MEMBER: &str = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE "{{group}}""#;
 
@@ -167,7 +165,8 @@ async fn a_url_in_place_of_variables() {
     let db = database("url").await;
     let place = format!("{}:{}/{}", db.pg_host(), db.pg_port(), db.name());
     let url = format!("postgres://someone:topsecret@{place}?sslmode=disable");
-    let said = Doctor::of(&db).await.env("PGDATABASE", "wrong").env("DATABASE_URL", url).run().await;
+    let said =
+        Doctor::of(&db).await.env("PGDATABASE", "wrong").env("DATABASE_URL", url).run().await;
     assert_eq!(said.code, Some(0), "{}\n{}", said.stdout, said.stderr);
     assert!(!said.stdout.contains("topsecret") && !said.stderr.contains("topsecret"));
     let help = Doctor::of(&db).await.env("DATABASE_URL", "postgres://a:topsecret@b/c");

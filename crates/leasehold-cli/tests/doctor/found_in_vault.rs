@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, Stack, TokenSpec};
+use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, Stack, TokenSpec, eventually};
 
 use crate::run::{Doctor, allowed, assert_nothing_left, closed_port, database, own_stack};
 
@@ -80,7 +80,8 @@ async fn a_sealed_server() {
 #[tokio::test]
 async fn a_wrong_secret_id() {
     let db = database("secretid").await;
-    let doctor = Doctor::of(&db).await.env("VAULT_SECRET_ID", "f7a6e1f0-0000-0000-0000-000000000000");
+    let doctor =
+        Doctor::of(&db).await.env("VAULT_SECRET_ID", "f7a6e1f0-0000-0000-0000-000000000000");
     doctor.fails_at("login", "VAULT_SECRET_ID").await;
 }
 
@@ -112,12 +113,13 @@ async fn a_policy_without_the_renewal() {
 #[tokio::test]
 async fn a_policy_without_the_revocation() {
     let db = allowed("norevoke", &[CREDS, RENEW, TOKEN].join("\n")).await;
-    let report = Doctor::of(&db).await.fails_at("policy-revoke", "path \"sys/leases/revoke\"").await;
+    let report =
+        Doctor::of(&db).await.fails_at("policy-revoke", "path \"sys/leases/revoke\"").await;
     let detail = report.is("revoke", "fail")["detail"].as_str().unwrap().to_owned();
     assert!(detail.contains("cut short"), "{detail}");
     // The token that made it is given back, and the lease goes with it.
-    leasehold_testkit::eventually(Duration::from_secs(60), "nothing is left", async || {
-        db.leases().await.unwrap().is_empty() && db.logins().await.unwrap().is_empty()
+    eventually("nothing is left", Duration::from_secs(60), async || {
+        Ok(db.leases().await?.is_empty() && db.logins().await?.is_empty())
     })
     .await
     .unwrap();
@@ -127,7 +129,8 @@ async fn a_policy_without_the_revocation() {
 async fn a_role_that_does_not_exist() {
     let db = allowed(
         "norole",
-        &[r#"path "{{mount}}/creds/*" { capabilities = ["read"] }"#, RENEW, REVOKE, TOKEN].join("\n"),
+        &[r#"path "{{mount}}/creds/*" { capabilities = ["read"] }"#, RENEW, REVOKE, TOKEN]
+            .join("\n"),
     )
     .await;
     let wrong = Doctor::of(&db).await.env("VAULT_DATABASE_ROLE", "ap");

@@ -7,25 +7,25 @@ use serde_json::Value;
 use tokio::process::Command;
 
 /// Ids of steps that give back what was made.
-pub const LAST: &str = "logout";
+pub(crate) const LAST: &str = "logout";
 
 /// The program, with an environment of its own.
-pub struct Doctor {
+pub(crate) struct Doctor {
     env: Vec<(String, String)>,
     args: Vec<String>,
     /// What must be in no output.
     secrets: Vec<String>,
 }
 
-pub struct Said {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Doctor {
     /// Everything right: AppRole, plain http and Postgres on this machine.
-    pub async fn of(db: &TestDb) -> Self {
+    pub(crate) async fn of(db: &TestDb) -> Self {
         let secret_id = db.secret_id().await.unwrap();
         let stack = db.stack();
         let doctor = Self {
@@ -49,31 +49,31 @@ impl Doctor {
     }
 
     /// By this token in place of the AppRole.
-    pub fn token(mut self, token: &str) -> Self {
+    pub(crate) fn token(mut self, token: &str) -> Self {
         self.env.retain(|(name, _)| !name.ends_with("_ID"));
         self.secrets.push(token.to_owned());
         self.env("VAULT_TOKEN", token)
     }
 
-    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.retain(|(n, _)| n != name);
         self.env.push((name.to_owned(), value.into()));
         self
     }
 
-    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+    pub(crate) fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
     }
 
-    pub fn administrator(self, db: &TestDb) -> Self {
+    pub(crate) fn administrator(self, db: &TestDb) -> Self {
         let (stack, name) = (db.stack(), db.name());
         let (user, password) = (stack.superuser(), stack.superuser_password());
         let place = format!("{}:{}", db.pg_host(), db.pg_port());
         self.env("LEASEHOLD_ADMIN_URL", format!("postgres://{user}:{password}@{place}/{name}"))
     }
 
-    pub fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
         command.env_clear().envs(self.env.iter().map(|(n, v)| (n, v))).args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -81,12 +81,12 @@ impl Doctor {
         command
     }
 
-    pub async fn run(&self) -> Said {
+    pub(crate) async fn run(&self) -> Said {
         let output = self.command().output().await.unwrap();
         self.said(output)
     }
 
-    pub fn said(&self, output: std::process::Output) -> Said {
+    pub(crate) fn said(&self, output: std::process::Output) -> Said {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         let (stdout, stderr) = (text(output.stdout), text(output.stderr));
         for secret in &self.secrets {
@@ -97,13 +97,13 @@ impl Doctor {
     }
 
     /// Runs it for its JSON.
-    pub async fn report(self) -> Report {
+    pub(crate) async fn report(self) -> Report {
         let said = self.arg("--json").run().await;
         Report::of(&said)
     }
 
     /// The step at which it has to fail first, and what its mend has to name.
-    pub async fn fails_at(self, step: &str, mend: &str) -> Report {
+    pub(crate) async fn fails_at(self, step: &str, mend: &str) -> Report {
         let report = self.report().await;
         let first = report.steps().find(|s| s["status"] == "fail");
         let first = first.unwrap_or_else(|| panic!("nothing failed:\n{}", report.text()));
@@ -115,13 +115,13 @@ impl Doctor {
     }
 }
 
-pub struct Report {
-    pub code: Option<i32>,
-    pub json: Value,
+pub(crate) struct Report {
+    pub(crate) code: Option<i32>,
+    pub(crate) json: Value,
 }
 
 impl Report {
-    pub fn of(said: &Said) -> Self {
+    pub(crate) fn of(said: &Said) -> Self {
         let json = serde_json::from_str(&said.stdout)
             .unwrap_or_else(|e| panic!("{e}: {}\n{}", said.stdout, said.stderr));
         let report = Self { code: said.code, json };
@@ -129,19 +129,19 @@ impl Report {
         report
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         serde_json::to_string_pretty(&self.json).unwrap()
     }
 
-    pub fn steps(&self) -> impl Iterator<Item = &Value> {
+    pub(crate) fn steps(&self) -> impl Iterator<Item = &Value> {
         self.json["steps"].as_array().unwrap().iter()
     }
 
-    pub fn step(&self, id: &str) -> &Value {
+    pub(crate) fn step(&self, id: &str) -> &Value {
         self.steps().find(|s| s["id"] == id).unwrap_or_else(|| panic!("no step {id}"))
     }
 
-    pub fn is(&self, id: &str, status: &str) -> &Value {
+    pub(crate) fn is(&self, id: &str, status: &str) -> &Value {
         let step = self.step(id);
         assert_eq!(step["status"], status, "{id} in {}", self.text());
         step
@@ -168,36 +168,36 @@ impl Report {
     }
 }
 
-pub async fn database(spec: impl Into<DatabaseSpec>) -> TestDb {
+pub(crate) async fn database(spec: impl Into<DatabaseSpec>) -> TestDb {
     shared().await.unwrap().database(spec).await.unwrap()
 }
 
 /// A database whose one role has this for its creation statements.
-pub async fn created_by(name: &str, creation: &[&str]) -> TestDb {
+pub(crate) async fn created_by(name: &str, creation: &[&str]) -> TestDb {
     let role = RoleSpec::new("app").creation(creation.iter().copied());
     database(DatabaseSpec::new(name).role(role).with_accounts()).await
 }
 
 /// A database whose tokens have this policy and no other.
-pub async fn allowed(name: &str, policy: &str) -> TestDb {
+pub(crate) async fn allowed(name: &str, policy: &str) -> TestDb {
     let app_role = AppRoleSpec::new().no_default_policy().policy(policy);
     database(DatabaseSpec::new(name).app_role(app_role)).await
 }
 
 /// No lease and no login of this database.
-pub async fn assert_nothing_left(db: &TestDb) {
+pub(crate) async fn assert_nothing_left(db: &TestDb) {
     assert_eq!(db.leases().await.unwrap(), Vec::<String>::new(), "leases");
     assert_eq!(db.logins().await.unwrap(), Vec::<String>::new(), "logins");
 }
 
 /// A port that nothing listens on, and that nobody else is given while the guard lives.
-pub async fn closed_port() -> (tokio::net::TcpSocket, u16) {
+pub(crate) async fn closed_port() -> (tokio::net::TcpSocket, u16) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = socket.local_addr().unwrap().port();
     (socket, port)
 }
 
-pub async fn own_stack() -> Stack {
+pub(crate) async fn own_stack() -> Stack {
     Stack::start().await.unwrap()
 }
