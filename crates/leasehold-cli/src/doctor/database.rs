@@ -58,13 +58,15 @@ impl Journey {
     async fn connect(&self) -> Result<(Client, Duration), Refusal> {
         let begun = std::time::Instant::now();
         let credential = &self.issued().credential;
+        // As the library waits, too.
+        let patience = self.issued().lease.ttl.map_or(LAG, |ttl| LAG.min(ttl / 2));
         loop {
             let session =
                 self.server.connect(credential.username(), credential.expose_password()).await;
             match session {
                 // A replica may not have heard of it yet.
                 Err(Refusal::Refused { code, .. })
-                    if is_login_refused(&code) && begun.elapsed() < LAG =>
+                    if is_login_refused(&code) && begun.elapsed() < patience =>
                 {
                     tokio::time::sleep(Duration::from_millis(250)).await;
                 }

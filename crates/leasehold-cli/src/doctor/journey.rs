@@ -57,12 +57,13 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
         let finding = journey.step(step, &report, stop.clone()).await;
         report.add(step, finding)?;
     }
-    report.finish()?;
-    Ok(match *stop.borrow() {
-        0 if report.is_well() => ExitCode::SUCCESS,
-        0 => ExitCode::from(1),
+    let stopped = *stop.borrow() > 0;
+    report.finish(stopped)?;
+    Ok(match report.is_well() {
         // As a shell has it for SIGINT.
-        _ => ExitCode::from(130),
+        _ if stopped => ExitCode::from(130),
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(1),
     })
 }
 

@@ -107,10 +107,11 @@ impl Report {
     }
 
     /// Prints what is left to be printed.
-    pub(super) fn finish(&self) -> Result<(), Failure> {
+    pub(super) fn finish(&self, stopped: bool) -> Result<(), Failure> {
         let (failed, warned) = (self.count(Status::Fail), self.count(Status::Warn));
         if !self.json {
             let verdict = match (failed, warned) {
+                (0, _) if stopped => format!("{CAREFUL}Stopped before the end.{CAREFUL:#}\n"),
                 (0, 0) => format!("{GOOD}All is well.{GOOD:#}\n"),
                 (0, n) => format!("{CAREFUL}It works, with {n} to look at.{CAREFUL:#}\n"),
                 (n, _) => format!("{BAD}{n} failed.{BAD:#} Mend the first one first.\n"),
@@ -118,6 +119,7 @@ impl Report {
             return print_styled(&verdict);
         }
         let status = match (failed, warned) {
+            (0, _) if stopped => Status::Skipped,
             (0, 0) => Status::Ok,
             (0, _) => Status::Warn,
             _ => Status::Fail,

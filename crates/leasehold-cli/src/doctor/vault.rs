@@ -95,7 +95,9 @@ impl Journey {
 
     pub(super) async fn login(&mut self) -> Finding {
         let auth = self.auth.take().expect("logs in once");
+        // What it is, without what it holds.
         let by = format!("{auth:?}");
+        let by = by.trim_start_matches("Auth(").trim_end_matches(')').to_owned();
         match Session::login(self.config.clone(), auth).await {
             Ok(session) => {
                 self.source = Some(session.dynamic_role(&self.mount, &self.role));
@@ -293,8 +295,8 @@ fn line_for(path: &str, capability: &str) -> String {
 
 /// An error of the library's ends in what to do, behind a colon: what is wrong, and that.
 fn apart(error: &str) -> (&str, &str) {
-    match error.rsplit_once("): ") {
-        Some((wrong, mend)) => (wrong, mend),
+    match error.rfind("): ") {
+        Some(at) => (&error[..=at], &error[at + 3..]),
         None => (error, "check VAULT_ADDR and the server"),
     }
 }
@@ -314,7 +316,33 @@ pub(super) fn seconds_ahead(theirs: SystemTime, ours: SystemTime) -> f64 {
     }
 }
 
-/// A time for people, in whole seconds.
+/// A time for people: its two largest units.
 pub(super) fn short(time: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
+    let seconds = time.as_secs();
+    let units = [("d", seconds / 86400), ("h", seconds / 3600 % 24), ("m", seconds / 60 % 60)];
+    let all = units.into_iter().chain([("s", seconds % 60)]);
+    let from_first = all.skip_while(|(_, n)| *n == 0).take(2).filter(|(_, n)| *n > 0);
+    let text: Vec<String> = from_first.map(|(unit, n)| format!("{n}{unit}")).collect();
+    if text.is_empty() { "0s".to_owned() } else { text.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_in_two_units() {
+        let told = |seconds| short(Duration::from_secs(seconds));
+        assert_eq!([told(0), told(59), told(3600), told(3725)], ["0s", "59s", "1h", "1h 2m"]);
+        assert_eq!([told(86405), told(2764799)], ["1d", "31d 23h"]);
+    }
+
+    #[test]
+    fn an_error_is_taken_apart_before_what_to_do() {
+        let error = "asking for sys/health: no TLS with https://v (bad): check the clock";
+        assert_eq!(
+            apart(error),
+            ("asking for sys/health: no TLS with https://v (bad)", "check the clock")
+        );
+    }
 }

@@ -1,8 +1,10 @@
 //! Set-ups that are broken in Postgres, or on the way there.
 
-use leasehold_testkit::{DatabaseSpec, PostgresShutdown, RoleSpec, Stack};
+use std::time::Duration;
 
-use crate::run::{Doctor, assert_nothing_left, closed_port, created_by, database, own_stack};
+use leasehold_testkit::{DatabaseSpec, Direction, PostgresShutdown, RoleSpec, Stack, Toxic};
+
+use crate::run::{Doctor, assert_nothing_left, created_by, database, own_stack, with_table};
 
 const MEMBER: &str = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE "{{group}}""#;
 
@@ -19,8 +21,10 @@ async fn postgres_is_down() {
 
 #[tokio::test]
 async fn vault_does_not_reach_postgres() {
-    let (_guard, port) = closed_port().await;
-    let db = database(DatabaseSpec::new("cut").postgres_at(format!("127.0.0.1:{port}"))).await;
+    let stack = leasehold_testkit::shared().await.unwrap();
+    let proxy = stack.postgres_proxy().await.unwrap();
+    let db = database(DatabaseSpec::new("cut").postgres_at(proxy.address())).await;
+    proxy.inject(Direction::Both, Toxic::Refuse).await;
     let report = Doctor::of(&db).await.fails_at("issue", "connection_url").await;
     report.is("postgres-address", "ok");
 }
@@ -45,6 +49,19 @@ async fn a_database_that_does_not_exist() {
     let db = database("nodb").await;
     let doctor = Doctor::of(&db).await.env("PGDATABASE", "elsewhere");
     doctor.fails_at("postgres-login", "PGDATABASE").await;
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn vault_makes_its_logins_on_another_server() {
+    let (one, other) = (own_stack().await, leasehold_testkit::shared().await.unwrap());
+    let role = RoleSpec::new("app").default_ttl(Duration::from_secs(6));
+    let db = one.database(DatabaseSpec::new("other").role(role)).await.unwrap();
+    let theirs = other.database("other").await.unwrap();
+    let doctor = Doctor::of(&db).await.env("PGPORT", theirs.pg_port().to_string());
+    let doctor = doctor.env("PGDATABASE", theirs.name());
+    let said = doctor.fails_at("postgres-login", "connection_url").await;
+    assert!(said.step("postgres-login")["detail"].as_str().unwrap().contains("28P01"));
     assert_nothing_left(&db).await;
 }
 
@@ -124,7 +141,7 @@ async fn no_valid_until() {
 #[tokio::test]
 async fn tls_that_is_not_trusted_or_not_there() {
     let stack = Stack::builder().postgres_tls(true).start().await.unwrap();
-    let db = stack.database("pgtls").await.unwrap();
+    let db = stack.database(with_table("pgtls")).await.unwrap();
     let doctor = async |mode: &str| Doctor::of(&db).await.env("PGSSLMODE", mode);
     doctor("verify-full").await.fails_at("postgres-tls", "PGSSLROOTCERT").await;
     let ca = stack.dir().unwrap().join("ca.pem");

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, Stack, TokenSpec, eventually};
 
-use crate::run::{Doctor, allowed, assert_nothing_left, closed_port, database, own_stack};
+use crate::run::{
+    Doctor, allowed, assert_nothing_left, closed_port, database, own_stack, with_table,
+};
 
 const CREDS: &str = r#"path "{{mount}}/creds/app" { capabilities = ["read"] }"#;
 const RENEW: &str = r#"path "sys/leases/renew" { capabilities = ["update"] }"#;
@@ -51,7 +53,7 @@ async fn https_to_a_server_that_speaks_http() {
 #[tokio::test]
 async fn tls_that_is_not_trusted_and_http_to_a_server_that_speaks_tls() {
     let stack = Stack::builder().vault_tls_for(["localhost"]).start().await.unwrap();
-    let db = stack.database("tls").await.unwrap();
+    let db = stack.database(with_table("tls")).await.unwrap();
     Doctor::of(&db).await.fails_at("tls", "VAULT_CACERT").await;
     let ca = stack.dir().unwrap().join("ca.pem");
     std::fs::write(&ca, stack.ca_pem().unwrap()).unwrap();

@@ -6,12 +6,12 @@ use std::time::Duration;
 use leasehold_testkit::{Catch, Stack};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::run::{Doctor, Report, assert_nothing_left, database};
+use crate::run::{Doctor, Report, assert_nothing_left, database, with_table};
 
 #[tokio::test]
 async fn a_healthy_set_up_is_well_and_nothing_is_left_or_shown() {
     let stack = Stack::builder().audit_raw().start().await.unwrap();
-    let db = stack.database("healthy").await.unwrap();
+    let db = stack.database(with_table("healthy")).await.unwrap();
     let tokens = stack.token_accessors().await.unwrap();
     let said = Doctor::of(&db).await.administrator(&db).arg("--json").run().await;
     let report = Report::of(&said);
