@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_postgres::Client;
 
 use super::Args;
-use super::report::{Finding, Report, Status};
+use super::report::{Finding, Report};
 use super::steps::{ALL, Step};
 use crate::failure::Failure;
 use crate::postgres::{Login, Refusal, Server};
@@ -146,15 +146,12 @@ impl Journey {
     async fn step(&mut self, step: Step, report: &Report, stop: watch::Receiver<u32>) -> Finding {
         let stopped = *stop.borrow() > 0;
         if stopped && !step.gives_back() {
-            return Finding::not_run("it was told to stop");
+            return Finding::stopped();
         }
-        let blocked = |step: &&Step| report.of(**step).is_some_and(|finding| finding.blocks);
-        if let Some(first) = step.needs().iter().find(blocked) {
-            let id = first.id();
-            return match report.of(*first).map(|finding| finding.status) {
-                Some(Status::Fail) => Finding::not_run(format!("`{id}` failed")),
-                _ => Finding::not_run(format!("`{id}` was not run")),
-            };
+        for need in step.needs() {
+            if let Some(finding) = report.of(*need).filter(|finding| finding.blocks) {
+                return Finding::blocked_by(finding.because.unwrap_or(*need));
+            }
         }
         let work = told_if_slow(step, self.take(step));
         if step.is_whole() {
@@ -162,7 +159,7 @@ impl Journey {
         }
         tokio::select! {
             finding = work => finding,
-            () = stopped_by(stop) => Finding::not_run("it was told to stop"),
+            () = stopped_by(stop) => Finding::stopped(),
         }
     }
 

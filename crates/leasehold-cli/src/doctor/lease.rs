@@ -70,7 +70,9 @@ impl Journey {
                 humantime::format_duration(grace),
             )),
             None => {
-                let shortest = leeway.as_secs() * 2;
+                // What a longer TTL takes at the most.
+                let six = Duration::from_secs(6);
+                let least = self.grace.map_or(leeway * 2, |grace| grace.saturating_add(six));
                 Finding::fail_and_go_on(
                     format!(
                         "TTL {}{max}: a rotation would have to begin {} before the end",
@@ -78,9 +80,10 @@ impl Journey {
                         humantime::format_duration(leeway),
                     ),
                     format!(
-                        "raise default_ttl and max_ttl of {}/roles/{} (to {shortest}s at the \
-                         least), or lower --grace",
-                        self.mount, self.role
+                        "raise default_ttl and max_ttl of {}/roles/{} (above {}), or lower --grace",
+                        self.mount,
+                        self.role,
+                        short(least)
                     ),
                 )
             }

@@ -16,16 +16,19 @@ use crate::failure::Failure;
 use crate::postgres::PostgresArgs;
 use crate::target::Target;
 
+const LOOKED_AT: &str = "What is looked at";
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit code: 0 if all is well, 1 if something failed, 2 if it could not be tried as asked for.
 Makes one login and revokes it. A secret_id or wrapping token that is good for one use is used up.
+Exit code: 0 if all is well (warnings allowed), 1 if a step failed or there are orphans, 2 if it could
+not be tried as asked for, 130 if it was told to stop.
 
 Examples:
-  leasehold doctor --role orders-rw --database-url postgres://db.internal/orders
-  leasehold doctor --needs 'SELECT, INSERT ON public.orders' --grace 30s
-  leasehold doctor --json | jq -r '.steps[] | select(.status == \"fail\") | .mend'
-  leasehold doctor --orphans    # as an administrator of both")]
+  leasehold doctor --role orders-rw
+  leasehold doctor --role orders-rw --needs 'SELECT, INSERT ON public.orders' --grace 5s
+  leasehold doctor --role orders-rw --json > doctor.json
+  leasehold doctor --orphans")]
 pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
@@ -33,25 +36,25 @@ pub(crate) struct Args {
     postgres: PostgresArgs,
     /// How long the application's drains may take [default: as the library, 30 s or a quarter of
     /// the TTL].
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(help_heading = LOOKED_AT, long, value_name = "TIME", value_parser = humantime::parse_duration)]
     grace: Option<Duration>,
     /// What the application has to be able to do, such as 'SELECT, INSERT ON public.orders'. Can be
     /// given several times.
-    #[arg(long, value_name = "RIGHTS")]
+    #[arg(help_heading = LOOKED_AT, long, value_name = "RIGHTS")]
     needs: Vec<String>,
     /// A statement that the application has to be able to run. It is rolled back.
-    #[arg(long, value_name = "SQL")]
+    #[arg(help_heading = LOOKED_AT, long, value_name = "SQL")]
     probe: Option<String>,
     /// An administrator's Postgres URL, with user and password: sees for certain whether the role
     /// is gone, and is needed for --orphans.
-    #[arg(long, value_name = "URL", env = "LEASEHOLD_ADMIN_URL", hide_env_values = true)]
+    #[arg(help_heading = LOOKED_AT, long, value_name = "URL", env = "LEASEHOLD_ADMIN_URL", hide_env_values = true)]
     admin_url: Option<AdminUrl>,
     /// List Postgres roles that no lease owns, with the SQL to drop them. Needs --admin-url and a
     /// token that may list leases.
-    #[arg(long, conflicts_with_all = ["grace", "needs", "probe"])]
+    #[arg(help_heading = LOOKED_AT, long, conflicts_with_all = ["grace", "needs", "probe"])]
     orphans: bool,
     /// One JSON object on stdout instead of lines.
-    #[arg(long)]
+    #[arg(help_heading = LOOKED_AT, long)]
     json: bool,
 }
 

@@ -25,21 +25,23 @@ pub(super) struct Finding {
     pub(super) mend: Option<String>,
     /// Steps that need this one can't be done.
     pub(super) blocks: bool,
+    /// The step that failed, for one that was not run.
+    pub(super) because: Option<Step>,
 }
 
 impl Finding {
     pub(super) fn ok(detail: impl Into<String>) -> Self {
-        Self { status: Status::Ok, detail: detail.into(), mend: None, blocks: false }
+        Self { status: Status::Ok, detail: detail.into(), mend: None, blocks: false, because: None }
     }
 
     pub(super) fn warn(detail: impl Into<String>, mend: impl Into<String>) -> Self {
         let mend = Some(mend.into());
-        Self { status: Status::Warn, detail: detail.into(), mend, blocks: false }
+        Self { status: Status::Warn, detail: detail.into(), mend, blocks: false, because: None }
     }
 
     pub(super) fn fail(detail: impl Into<String>, mend: impl Into<String>) -> Self {
         let mend = Some(mend.into());
-        Self { status: Status::Fail, detail: detail.into(), mend, blocks: true }
+        Self { status: Status::Fail, detail: detail.into(), mend, blocks: true, because: None }
     }
 
     /// Wrong, and yet what comes after it can be looked at.
@@ -49,11 +51,23 @@ impl Finding {
 
     /// There is nothing to look at, which hinders nothing.
     pub(super) fn unknown(detail: impl Into<String>) -> Self {
-        Self { status: Status::Skipped, detail: detail.into(), mend: None, blocks: false }
+        Self {
+            status: Status::Skipped,
+            detail: detail.into(),
+            mend: None,
+            blocks: false,
+            because: None,
+        }
     }
 
-    pub(super) fn not_run(why: impl Into<String>) -> Self {
-        Self { blocks: true, ..Self::unknown(format!("not run: {}", why.into())) }
+    /// Something that it needs has failed.
+    pub(super) fn blocked_by(step: Step) -> Self {
+        let why = Self::unknown(format!("not run: `{}` failed", step.id()));
+        Self { blocks: true, because: Some(step), ..why }
+    }
+
+    pub(super) fn stopped() -> Self {
+        Self { blocks: true, ..Self::unknown("not run: it was told to stop") }
     }
 }
 
@@ -151,14 +165,35 @@ fn line(step: Step, finding: &Finding) -> String {
         Status::Skipped => (FAINT, "- skip"),
     };
     let (id, what) = (step.id(), step.what());
+    let detail = plain(&finding.detail);
+    if finding.status == Status::Skipped {
+        return format!("{style}{mark} {id:<17}{detail}{style:#}\n");
+    }
     let mut text = format!("{style}{mark}{style:#} {id:<17}{what}\n");
-    for (name, part) in [("", Some(&finding.detail)), ("mend: ", finding.mend.as_ref())] {
-        if let Some(part) = part.filter(|part| !part.is_empty()) {
-            let faint = if name.is_empty() { FAINT } else { anstyle::Style::new() };
-            for line in part.lines() {
-                text += &format!("{:24}{faint}{name}{line}{faint:#}\n", "");
-            }
-        }
+    for line in detail.lines() {
+        text += &format!("{:24}{FAINT}{line}{FAINT:#}\n", "");
+    }
+    for (i, line) in finding.mend.as_deref().map(plain).unwrap_or_default().lines().enumerate() {
+        let name = if i == 0 { "mend: " } else { "      " };
+        text += &format!("{:24}{name}{line}\n", "");
     }
     text
+}
+
+/// Without what could do something to a terminal: some of it comes from servers.
+fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_does_nothing_to_the_terminal() {
+        let finding = Finding::fail("a\u{1b}[2Jb\rc", "one\ntwo");
+        let text = line(Step::Issue, &finding);
+        assert!(text.contains("a [2Jb c"), "{text:?}");
+        assert!(text.ends_with("mend: one\n                              two\n"), "{text:?}");
+    }
 }

@@ -23,7 +23,7 @@ async fn an_address_where_nothing_listens() {
     let doctor = Doctor::of(&db).await.env("VAULT_ADDR", format!("http://127.0.0.1:{port}"));
     let report = doctor.fails_at("address", "VAULT_ADDR").await;
     let login = report.is("login", "skipped");
-    assert_eq!(login["detail"], "not run: `server` was not run");
+    assert_eq!(login["detail"], "not run: `address` failed");
     // What does not depend on it is looked at all the same.
     report.is("postgres-address", "ok");
 }

@@ -98,6 +98,7 @@ impl Policy {
 
 /// How long a drain may take for leases of this TTL, and how long before its end one is rotated:
 /// what a rotator makes of them. `None`: the TTL is too short for the grace asked for.
+#[must_use]
 pub fn plan(grace: Option<Duration>, ttl: Duration) -> (Option<Duration>, Duration) {
     let policy = Policy { grace, roll: None };
     let terms = policy.terms(Some(ttl));
