@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use leasehold_testkit::{DatabaseSpec, Direction, PostgresShutdown, RoleSpec, Stack, Toxic};
+use leasehold_testkit::{
+    DatabaseSpec, Direction, PostgresShutdown, RoleSpec, Stack, Toxic, eventually,
+};
 
 use crate::run::{Doctor, assert_nothing_left, created_by, database, own_stack, with_table};
 
@@ -189,4 +191,27 @@ async fn a_url_in_place_of_variables() {
     let help = Doctor::of(&db).await.env("DATABASE_URL", "postgres://a:topsecret@b/c");
     let help = help.arg("--help").run().await;
     assert!(!help.stdout.contains("topsecret"), "{}", help.stdout);
+}
+
+#[tokio::test]
+async fn a_login_that_is_known_late_is_waited_for() {
+    // As on a replica that lags: the login is refused for a while.
+    let db = created_by("late", &[&MEMBER.replace(" LOGIN ", " NOLOGIN ")]).await;
+    let doctor = Doctor::of(&db).await;
+    let admin = db.admin().await.unwrap();
+    let known_late = async {
+        let mut name = String::new();
+        eventually("it was refused some times", Duration::from_secs(60), async || {
+            name = db.logins().await?.pop().unwrap_or_default();
+            let refused = format!("role \"{name}\" is not permitted to log in");
+            Ok(!name.is_empty() && db.stack().postgres_log().await?.matches(&refused).count() > 5)
+        })
+        .await
+        .unwrap();
+        admin.batch_execute(&format!("ALTER ROLE \"{name}\" LOGIN")).await.unwrap();
+    };
+    let (report, ()) = tokio::join!(doctor.report(), known_late);
+    let mend = report.is("postgres-login", "warn")["mend"].as_str().unwrap().to_owned();
+    assert!(mend.contains("replica"), "{mend}");
+    assert_nothing_left(&db).await;
 }

@@ -203,3 +203,15 @@ async fn a_token_that_is_limited_in_its_uses_and_a_batch_token() {
     report.is("logout", "warn");
     assert_nothing_left(&db).await;
 }
+
+#[tokio::test]
+async fn in_a_namespace_all_is_the_same() {
+    let spec = with_table("inside").namespace("team-doctor");
+    let db = database(spec).await;
+    let doctor = async || Doctor::of(&db).await.env("VAULT_NAMESPACE", "team-doctor");
+    let report = doctor().await.report().await;
+    assert_eq!(report.json["status"], "ok", "{}", report.text());
+    assert_nothing_left(&db).await;
+    let outside = doctor().await.env("VAULT_NAMESPACE", "elsewhere");
+    outside.fails_at("login", "VAULT_NAMESPACE").await;
+}

@@ -6,6 +6,8 @@ use std::time::Duration;
 use leasehold_testkit::{Catch, Stack};
 use rustix::process::{Pid, Signal, kill_process};
 
+use tokio::io::{AsyncBufReadExt, BufReader};
+
 use crate::run::{Doctor, Report, assert_nothing_left, database, with_table};
 
 #[tokio::test]
@@ -65,11 +67,16 @@ async fn stopped_by(signal: Signal) {
     let trap = proxy.trap(Catch::request("v-approle").times(1));
     let doctor = Doctor::of(&db).await.env("PGPORT", proxy.port().to_string());
     let doctor = doctor.env("PGSSLMODE", "disable").arg("--json");
-    let child = doctor.command().spawn().unwrap();
+    let mut child = doctor.command().spawn().unwrap();
     let pid = Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
     let held = tokio::time::timeout(Duration::from_secs(60), trap.caught()).await;
     held.expect("it dials with the login");
     assert_eq!(db.leases().await.unwrap().len(), 1);
+    // What takes long is told.
+    let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = tokio::time::timeout(Duration::from_secs(60), stderr.next_line()).await;
+    let told = told.expect("it says what it waits for").unwrap().unwrap();
+    assert!(told.contains("still looking whether the way to Postgres"), "{told}");
 
     kill_process(pid, signal).unwrap();
     let done = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await;

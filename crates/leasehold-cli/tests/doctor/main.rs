@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod as_documented;
 mod found_in_postgres;
 mod found_in_vault;
 mod leaves_nothing;
