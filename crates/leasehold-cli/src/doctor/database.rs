@@ -76,7 +76,7 @@ impl Journey {
         }
     }
 
-    pub(super) fn postgres_login(&mut self) -> Finding {
+    pub(super) async fn postgres_login(&mut self) -> Finding {
         let (place, user) = (self.server.shown(), self.issued().credential.username().to_owned());
         let Some(Refusal::Refused { code, message }) = self.refusal.take() else {
             if self.lagged > Duration::from_secs(1) {
@@ -100,15 +100,40 @@ impl Journey {
             "53300" => "all of its connections are taken: raise max_connections, or CONNECTION \
                         LIMIT of database or role"
                 .to_owned(),
-            code if is_login_refused(code) => format!(
-                "Vault makes its logins on another server than {}, or its replica is far behind, \
-                 or pg_hba.conf has no line for them: compare connection_url of {}/config with it",
-                self.server.place(),
-                self.mount
-            ),
+            code if is_login_refused(code) => self.mend_of_refusal(&user).await,
             _ => "look at Postgres's log".to_owned(),
         };
         Finding::fail(format!("{place} refuses {user}: {message} ({code})"), mend)
+    }
+
+    /// Why a login that was just made is refused: Postgres gives one answer for all of it.
+    async fn mend_of_refusal(&self, user: &str) -> String {
+        let (place, mount) = (self.server.place(), &self.mount);
+        let elsewhere = format!(
+            "Vault makes its logins on another server than {place}, or this is a replica that is \
+             far behind: compare connection_url in {mount}/config with it"
+        );
+        let past = "its VALID UNTIL is over at once: set the clocks of Vault and Postgres (NTP), and \
+                    use '{{expiration}}' with its time zone";
+        let kept_out = "the role is there: look at pg_hba.conf, and at the password_encryption and \
+                        LOGIN of the creation_statements";
+        let sql =
+            "SELECT coalesce(rolvaliduntil < now(), false) FROM pg_roles WHERE rolname = $1::text";
+        let seen = match &self.admin {
+            None => None,
+            Some((server, admin)) => match server.connect(&admin.user, &admin.password).await {
+                Ok(client) => client.query_opt(sql, &[&user]).await.ok(),
+                Err(_) => None,
+            },
+        };
+        match seen {
+            Some(Some(row)) if row.get(0) => past.to_owned(),
+            Some(Some(_)) => kept_out.to_owned(),
+            Some(None) => elsewhere,
+            None => format!(
+                "one of: {elsewhere}; {past}; or pg_hba.conf keeps it out. --admin-url tells which"
+            ),
+        }
     }
 
     pub(super) async fn privileges(&mut self) -> Finding {

@@ -181,7 +181,7 @@ impl Journey {
             Step::Ttl => self.ttl(),
             Step::TokenLife => self.token_life().await,
             Step::PostgresTls => self.postgres_tls().await,
-            Step::PostgresLogin => self.postgres_login(),
+            Step::PostgresLogin => self.postgres_login().await,
             Step::Privileges => self.privileges().await,
             Step::Obstacles => self.obstacles().await,
             Step::ValidUntil => self.valid_until().await,

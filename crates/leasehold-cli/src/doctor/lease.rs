@@ -9,6 +9,9 @@ use super::journey::Journey;
 use super::report::Finding;
 use super::vault::short;
 
+/// Asked for beyond the TTL, so that a `VALID UNTIL` that does not move is seen to stay.
+const MORE: Duration = Duration::from_secs(30);
+
 /// What the server's whole seconds and the way there take.
 const ROUNDING: Duration = Duration::from_secs(2);
 
@@ -129,7 +132,7 @@ impl Journey {
         let lease = self.issued().lease.clone();
         let Some(ttl) = lease.ttl else { return Finding::ok("it does not end") };
         let path = self.path();
-        let granted = match self.source().renew(&lease, ttl).await {
+        let granted = match self.source().renew(&lease, ttl + MORE).await {
             Ok(granted) => granted,
             Err(e) => {
                 let mend = match e.kind() {

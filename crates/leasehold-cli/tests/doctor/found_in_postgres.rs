@@ -63,7 +63,14 @@ async fn vault_makes_its_logins_on_another_server() {
     let doctor = Doctor::of(&db).await.env("PGPORT", theirs.pg_port().to_string());
     let doctor = doctor.env("PGDATABASE", theirs.name());
     let said = doctor.fails_at("postgres-login", "connection_url").await;
-    assert!(said.step("postgres-login")["detail"].as_str().unwrap().contains("28P01"));
+    let step = said.step("postgres-login");
+    assert!(step["detail"].as_str().unwrap().contains("28P01"), "{step}");
+    assert!(step["mend"].as_str().unwrap().contains("--admin-url tells which"), "{step}");
+    let doctor = Doctor::of(&db).await.env("PGPORT", theirs.pg_port().to_string());
+    let doctor = doctor.env("PGDATABASE", theirs.name()).administrator(&theirs);
+    let said = doctor.fails_at("postgres-login", "connection_url").await;
+    let step = said.step("postgres-login");
+    assert!(!step["mend"].as_str().unwrap().contains("one of"), "{step}");
     assert_nothing_left(&db).await;
 }
 
@@ -138,6 +145,45 @@ async fn no_valid_until() {
     let past = MEMBER.replace("{{expiration}}", "2999-01-01 00:00:00+00");
     let db = created_by("late", &[&past]).await;
     Doctor::of(&db).await.report().await.is("valid-until", "warn");
+}
+
+#[tokio::test]
+async fn a_valid_until_that_is_over_or_comes_too_soon() {
+    let role = |sql: &str| RoleSpec::new("app").creation([sql]).default_ttl(Duration::from_secs(8));
+    let past = MEMBER.replace("{{expiration}}", "2020-01-01 00:00:00+00");
+    let db = database(DatabaseSpec::new("past").role(role(&past))).await;
+    let doctor = Doctor::of(&db).await.administrator(&db);
+    doctor.fails_at("postgres-login", "VALID UNTIL").await;
+    // As a time zone that is dropped makes it.
+    let soon = r#"DO $$ BEGIN
+        EXECUTE format('ALTER ROLE "{{name}}" VALID UNTIL %L', now() + interval '30 seconds');
+    END $$"#;
+    let db = created_by("soon", &[MEMBER, soon]).await;
+    Doctor::of(&db).await.fails_at("valid-until", "NTP").await;
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn renew_statements_that_renew_nothing() {
+    let role = RoleSpec::new("app").renew(["SELECT 1"]);
+    let db = database(DatabaseSpec::new("norenew").role(role)).await;
+    Doctor::of(&db).await.fails_at("renew", "renew_statements").await;
+    let role = RoleSpec::new("app").renew(["SELECT nonsense"]);
+    let db = database(DatabaseSpec::new("badrenew").role(role)).await;
+    Doctor::of(&db).await.fails_at("renew", "renew_statements").await;
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn revocation_statements_that_drop_nothing() {
+    let role = RoleSpec::new("app").revocation(["SELECT 1"]);
+    let db = database(DatabaseSpec::new("nodrop").role(role)).await;
+    Doctor::of(&db).await.fails_at("gone", "DROP ROLE").await;
+    let role = RoleSpec::new("app").revocation([r#"ALTER ROLE "{{name}}" NOLOGIN"#]);
+    let db = database(DatabaseSpec::new("nologin").role(role)).await;
+    // Refused it is; only an administrator sees that it is still there.
+    assert_eq!(Doctor::of(&db).await.report().await.is("gone", "ok")["id"], "gone");
+    Doctor::of(&db).await.administrator(&db).fails_at("gone", "DROP ROLE").await;
 }
 
 #[tokio::test]
