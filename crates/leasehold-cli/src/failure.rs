@@ -32,7 +32,7 @@ impl Failure {
 
     /// Says it on stderr.
     pub(crate) fn report(&self) -> ExitCode {
-        anstream::eprintln!("leasehold: {self}");
+        crate::terminal::tell(&self.to_string());
         ExitCode::from(self.code)
     }
 }

@@ -31,3 +31,8 @@ pub(crate) fn print_styled(text: &str) -> Result<(), Failure> {
         _ => Ok(()),
     }
 }
+
+/// A line on stderr, about what goes on. Whoever has closed it does not want to hear it.
+pub(crate) fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "leasehold: {text}");
+}

@@ -283,6 +283,11 @@ fn what_would_allow_more_is_refused() {
     ] {
         assert_eq!(leasehold(args).status.code(), Some(2), "{args:?}");
     }
+    let inside = printed(&["--role", "app", "--namespace", "team1"]);
+    assert!(inside.starts_with("# Written to the namespace team1.\n"), "{inside}");
+    let role = ["--role", "app", "--namespace", "team1", "--role-definition", "--group", "x"];
+    let command = printed(&[&role[..], &["--as", "commands"]].concat());
+    assert!(command.starts_with("bao write -namespace=team1 database/roles/app - <<"), "{command}");
     let quoted = printed(&["--role", "app", "--role-definition", "--group", "Orders-RW"]);
     assert!(quoted.contains(r#"IN ROLE \"Orders-RW\""#), "{quoted}");
 }

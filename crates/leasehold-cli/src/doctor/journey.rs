@@ -14,6 +14,7 @@ use super::report::{Finding, Report};
 use super::steps::{ALL, Step};
 use crate::failure::Failure;
 use crate::postgres::{Login, Refusal, Server};
+use crate::terminal::tell;
 
 /// What is known by now, and what has to be given back.
 pub(super) struct Journey {
@@ -55,7 +56,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let stop = signals();
     for step in ALL {
         let finding = journey.step(step, &report, stop.clone()).await;
-        report.add(step, finding)?;
+        report.add(step, finding);
     }
     let stopped = *stop.borrow() > 0;
     report.finish(stopped)?;
@@ -75,10 +76,10 @@ fn signals() -> watch::Receiver<u32> {
             wait_for_signal().await;
             asked.send_modify(|n| *n += 1);
             if *asked.borrow() > 1 {
-                eprintln!("leasehold: ended at once; what was not given back ends by its TTL");
+                tell("ended at once; what was not given back ends by its TTL");
                 std::process::exit(130);
             }
-            eprintln!("leasehold: giving back what was made; once more ends it at once");
+            tell("giving back what was made; once more ends it at once");
         }
     });
     seen
@@ -255,7 +256,7 @@ async fn told_if_slow(step: Step, work: impl Future<Output = Finding>) -> Findin
     let second = tokio::time::sleep(Duration::from_secs(1));
     tokio::select! {
         finding = &mut work => return finding,
-        () = second => eprintln!("leasehold: still looking whether {} …", step.what()),
+        () = second => tell(&format!("still looking whether {} …", step.what())),
     }
     work.await
 }

@@ -6,7 +6,9 @@ mod journey;
 mod lease;
 mod orphans;
 mod report;
+mod rights;
 mod steps;
+mod times;
 mod vault;
 
 use std::process::ExitCode;

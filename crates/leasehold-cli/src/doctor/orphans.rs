@@ -16,7 +16,7 @@ use super::journey::administrator;
 use super::report::print_json;
 use crate::failure::Failure;
 use crate::postgres::said;
-use crate::terminal::print_styled;
+use crate::terminal::{print_styled, tell};
 
 /// VALID UNTIL is the lease's end and so much.
 const GRACE: f64 = 5.0;
@@ -79,7 +79,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let session = session.map_err(|e| Failure::of("logging in to Vault", &e))?;
     let listing = list(&client, &session).await;
     for left in session.close().await {
-        eprintln!("leasehold: {left}");
+        tell(&left);
     }
     let listing = listing?;
     if args.json {

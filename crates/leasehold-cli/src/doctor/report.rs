@@ -93,19 +93,23 @@ struct Whole<'a> {
 pub(super) struct Report {
     json: bool,
     found: Vec<(Step, Finding)>,
+    /// What kept a line from being printed. The steps go on all the same: some give back.
+    unprinted: Option<Failure>,
 }
 
 impl Report {
     pub(super) fn new(json: bool) -> Self {
-        Self { json, found: Vec::new() }
+        Self { json, found: Vec::new(), unprinted: None }
     }
 
-    pub(super) fn add(&mut self, step: Step, finding: Finding) -> Result<(), Failure> {
-        if !self.json {
-            print_styled(&line(step, &finding))?;
+    pub(super) fn add(&mut self, step: Step, finding: Finding) {
+        if !self.json
+            && self.unprinted.is_none()
+            && let Err(e) = print_styled(&line(step, &finding))
+        {
+            self.unprinted = Some(e);
         }
         self.found.push((step, finding));
-        Ok(())
     }
 
     pub(super) fn of(&self, step: Step) -> Option<&Finding> {
@@ -121,7 +125,10 @@ impl Report {
     }
 
     /// Prints what is left to be printed.
-    pub(super) fn finish(&self, stopped: bool) -> Result<(), Failure> {
+    pub(super) fn finish(&mut self, stopped: bool) -> Result<(), Failure> {
+        if let Some(failure) = self.unprinted.take() {
+            return Err(failure);
+        }
         let (failed, warned) = (self.count(Status::Fail), self.count(Status::Warn));
         if !self.json {
             let verdict = match (failed, warned) {

@@ -98,3 +98,19 @@ async fn told_to_stop_in_the_middle_it_gives_back_what_it_made() {
 async fn terminated_in_the_middle_it_gives_back_what_it_made() {
     stopped_by(Signal::TERM).await;
 }
+
+#[tokio::test]
+async fn where_nothing_can_be_printed_it_gives_back_what_it_made() {
+    let db = database("full").await;
+    let doctor = Doctor::of(&db).await;
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = doctor.command();
+    let status = command.stdout(full()).stderr(full()).status().await.unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert_nothing_left(&db).await;
+    // It came as far as that.
+    let log = db.stack().postgres_log().await.unwrap();
+    let database = format!("database={} ", db.name());
+    let by_lease = |line: &str| line.contains("user=v-approle") && line.contains(&database);
+    assert!(log.lines().any(by_lease), "it logged in");
+}
