@@ -136,6 +136,23 @@ async fn a_revocation_that_is_blocked() {
 }
 
 #[tokio::test]
+async fn a_login_that_owns_something_or_may_come_to() {
+    let owns = [MEMBER, "CREATE TABLE mine ()", r#"ALTER TABLE mine OWNER TO "{{name}}""#];
+    let db = created_by("owns", &owns).await;
+    let report = Doctor::of(&db).await.fails_at("revoke", "owns table mine").await;
+    report.is("obstacles", "warn");
+
+    let db = created_by("creates", &[MEMBER]).await;
+    let sql = format!("GRANT CREATE ON SCHEMA public TO \"{}\"", db.name());
+    db.admin().await.unwrap().batch_execute(&sql).await.unwrap();
+    let report = Doctor::of(&db).await.report().await;
+    let mend = report.is("obstacles", "warn")["mend"].as_str().unwrap();
+    assert!(mend.contains("REVOKE CREATE"), "{mend}");
+    report.is("revoke", "ok");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
 async fn no_valid_until() {
     let forever = MEMBER.replace(" VALID UNTIL '{{expiration}}'", "");
     let db = created_by("forever", &[&forever]).await;

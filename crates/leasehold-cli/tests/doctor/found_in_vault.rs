@@ -215,3 +215,85 @@ async fn in_a_namespace_all_is_the_same() {
     let outside = doctor().await.env("VAULT_NAMESPACE", "elsewhere");
     outside.fails_at("login", "VAULT_NAMESPACE").await;
 }
+
+#[tokio::test]
+async fn a_server_that_is_not_initialised() {
+    let stack = own_stack().await;
+    let db = stack.database("fresh").await.unwrap();
+    let dir = stack.dir().unwrap();
+    let (socket, port) = closed_port().await;
+    let config = dir.join("fresh.hcl");
+    let text = format!(
+        "disable_mlock = true\nstorage \"inmem\" {{}}\n\
+         listener \"tcp\" {{\n address = \"127.0.0.1:{port}\"\n tls_disable = true\n}}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut server = tokio::process::Command::new(stack.vault_program().await.unwrap());
+    server.arg("server").arg("-config").arg(&config).kill_on_drop(true);
+    let log = std::fs::File::create(dir.join("fresh.log")).unwrap();
+    server.stdout(log.try_clone().unwrap()).stderr(log);
+    drop(socket);
+    let mut server = server.spawn().unwrap();
+    eventually("it listens", Duration::from_secs(60), async || {
+        Ok(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok())
+    })
+    .await
+    .unwrap();
+    let doctor = Doctor::of(&db).await.env("VAULT_ADDR", format!("http://127.0.0.1:{port}"));
+    doctor.fails_at("server", "operator init").await;
+    server.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_may_do_nothing_with_itself() {
+    let asking = r#"path "sys/capabilities-self" { capabilities = ["update"] }"#;
+    let db = allowed("notoken", &[CREDS, RENEW, REVOKE, asking].join("\n")).await;
+    let report = Doctor::of(&db).await.fails_at("policy-token", "auth/token/renew-self").await;
+    let mend = report.step("policy-token")["mend"].as_str().unwrap();
+    assert!(mend.contains("auth/token/revoke-self"), "{mend}");
+    report.is("logout", "warn");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_lets_nobody_ask() {
+    let own = TOKEN.replace("sys/capabilities-self", "sys/capabilities-other");
+    let db = allowed("noask", &[CREDS, RENEW, REVOKE, &own].join("\n")).await;
+    let report = Doctor::of(&db).await.report().await;
+    let mend = report.is("policy-creds", "warn")["mend"].as_str().unwrap();
+    assert!(mend.contains("path \"sys/capabilities-self\""), "{mend}");
+    // What can't be asked is tried.
+    report.is("policy-revoke", "skipped");
+    report.is("revoke", "ok");
+    assert_eq!(report.code, Some(0));
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn a_definition_that_can_be_read_is_looked_at() {
+    let forever = r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' IN ROLE "{{group}}""#;
+    let role = RoleSpec::new("app").creation([forever]);
+    let db = database(DatabaseSpec::new("defined").role(role)).await;
+    let doctor = async || Doctor::of(&db).await.token(db.stack().root_token());
+    let report = doctor().await.report().await;
+    let role = report.is("role", "warn");
+    assert!(role["detail"].as_str().unwrap().contains("TTL 1m, max TTL 10m"), "{role}");
+    assert!(role["mend"].as_str().unwrap().contains("VALID UNTIL"), "{role}");
+    let mend = report.is("token", "warn")["mend"].as_str().unwrap();
+    assert!(mend.contains("leasehold policy"), "{mend}");
+    assert_nothing_left(&db).await;
+
+    let none = serde_json::json!({ "creation_statements": [] });
+    db.update_role("app", none).await.unwrap();
+    doctor().await.fails_at("role", "--role-definition").await;
+}
+
+#[tokio::test]
+async fn a_connection_that_does_not_allow_the_role() {
+    let db = database("allowed").await;
+    let path = format!("{}/config/{}", db.mount(), db.name());
+    let body = serde_json::json!({ "allowed_roles": "another" });
+    let (status, answer) = db.stack().vault_request("POST", &path, Some(body)).await.unwrap();
+    assert!(status < 300, "{answer}");
+    Doctor::of(&db).await.fails_at("issue", "allowed_roles").await;
+}
