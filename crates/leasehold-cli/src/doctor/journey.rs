@@ -69,7 +69,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// How often it was asked to stop. The second time it ends where it is.
-fn signals() -> watch::Receiver<u32> {
+pub(super) fn signals() -> watch::Receiver<u32> {
     let (asked, seen) = watch::channel(0);
     tokio::spawn(async move {
         loop {
@@ -154,7 +154,8 @@ impl Journey {
                 return Finding::blocked_by(finding.because.unwrap_or(*need));
             }
         }
-        let work = told_if_slow(step, self.take(step));
+        let looking = format!("looking whether {}", step.what());
+        let work = told_if_slow(&looking, self.take(step));
         if step.is_whole() {
             return work.await;
         }
@@ -244,19 +245,19 @@ fn needed(text: &str) -> Result<(String, String), Failure> {
     Ok((rights.join(", "), table.to_owned()))
 }
 
-async fn stopped_by(mut stop: watch::Receiver<u32>) {
+pub(super) async fn stopped_by(mut stop: watch::Receiver<u32>) {
     if stop.wait_for(|n| *n > 0).await.is_err() {
         std::future::pending().await
     }
 }
 
 /// Says on stderr what is being waited for, where that is longer than a second.
-async fn told_if_slow(step: Step, work: impl Future<Output = Finding>) -> Finding {
+pub(super) async fn told_if_slow<T>(doing: &str, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     let second = tokio::time::sleep(Duration::from_secs(1));
     tokio::select! {
-        finding = &mut work => return finding,
-        () = second => tell(&format!("still looking whether {} …", step.what())),
+        done = &mut work => return done,
+        () = second => tell(&format!("still {doing} …")),
     }
     work.await
 }

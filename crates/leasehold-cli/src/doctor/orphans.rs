@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio_postgres::Client;
 
 use super::Args;
-use super::journey::administrator;
+use super::journey::{administrator, signals, stopped_by, told_if_slow};
 use super::report::print_json;
 use crate::failure::Failure;
 use crate::postgres::said;
@@ -77,7 +77,11 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let client = client.map_err(|e| Failure::new(format!("{}: {e}", server.shown())))?;
     let session = Session::login(settings.config()?, settings.auth()?).await;
     let session = session.map_err(|e| Failure::of("logging in to Vault", &e))?;
-    let listing = list(&client, &session).await;
+    let listing = told_if_slow("listing roles and leases", list(&client, &session));
+    let listing = tokio::select! {
+        listing = listing => listing,
+        () = stopped_by(signals()) => Err(Failure::new("it was told to stop")),
+    };
     for left in session.close().await {
         tell(&left);
     }
@@ -174,26 +178,44 @@ async fn leases(client: &Client, session: &Session) -> Result<Vec<Lease>, Failur
     Ok(roles.into_iter().zip(&rows).map(lease).collect())
 }
 
+/// What the name of a role says.
+struct Named<'a> {
+    /// `v-DISPLAY-ROLE`, the last two cut to 8.
+    rest: &'a str,
+    made: f64,
+}
+
+impl<'a> Named<'a> {
+    fn parse(name: &'a str) -> Option<Self> {
+        let (rest, made) = name.rsplit_once('-')?;
+        let (rest, _random) = rest.rsplit_once('-')?;
+        Some(Self { rest, made: made.parse().ok()? })
+    }
+}
+
 /// How well they fit, in seconds; `None` if they can't belong together.
-fn distance(login: &Login, lease: &Lease) -> Option<f64> {
-    // v-DISPLAY-ROLE-RANDOM-SECONDS, the second and third cut to 8.
-    let (rest, made) = login.name.rsplit_once('-')?;
-    let (rest, _) = rest.rsplit_once('-')?;
-    let role: String = lease.role.chars().take(8).collect();
-    if !rest.ends_with(&format!("-{role}")) {
+fn distance(named: &Named<'_>, valid_until: Option<f64>, lease: &Lease) -> Option<f64> {
+    if !named.rest.strip_suffix(short(&lease.role))?.ends_with('-') {
         return None;
     }
-    let by_start = (lease.issued - made.parse::<f64>().ok()?).abs();
-    let by_end = login.valid_until.map_or(f64::INFINITY, |v| (v - GRACE - lease.ends).abs());
+    let by_start = (lease.issued - named.made).abs();
+    let by_end = valid_until.map_or(f64::INFINITY, |until| (until - GRACE - lease.ends).abs());
     let best = by_start.min(by_end);
+    // Of two that end together, the one that was made at the time.
     (best <= TOLERANCE).then(|| best + by_start.min(60.0) / 1000.0)
+}
+
+/// As much of a role's name as Vault puts into those of its logins.
+fn short(role: &str) -> &str {
+    role.char_indices().nth(8).map_or(role, |(end, _)| &role[..end])
 }
 
 fn orphans(logins: Vec<Login>, leases: &[Lease], now: f64) -> Vec<Orphan> {
     let mut fits: Vec<(f64, usize, usize)> = Vec::new();
     for (i, login) in logins.iter().enumerate() {
+        let Some(named) = Named::parse(&login.name) else { continue };
         for (j, lease) in leases.iter().enumerate() {
-            fits.extend(distance(login, lease).map(|far| (far, i, j)));
+            fits.extend(distance(&named, login.valid_until, lease).map(|far| (far, i, j)));
         }
     }
     fits.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -204,8 +226,7 @@ fn orphans(logins: Vec<Login>, leases: &[Lease], now: f64) -> Vec<Orphan> {
         }
     }
     let orphan = |(i, login): (usize, Login)| {
-        let made = login.name.rsplit('-').next().and_then(|made| made.parse::<f64>().ok());
-        let fresh = made.is_some_and(|made| now - made < BEING_MADE);
+        let fresh = Named::parse(&login.name).is_some_and(|named| now - named.made < BEING_MADE);
         Orphan {
             past: login.valid_until.is_some_and(|until| until < now),
             certain: !fresh && !fits.iter().any(|(_, other, _)| *other == i),
