@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use leasehold::clock::Clock;
 use leasehold::{ErrorKind, SourceError};
-use reqwest::header::{HOST, LOCATION, RETRY_AFTER};
+use reqwest::header::{DATE, HOST, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Attempt;
 use rustify::Endpoint;
 use serde::de::DeserializeOwned;
@@ -59,6 +59,8 @@ pub(crate) struct Reply {
     pub(crate) status: u16,
     retry_after: Option<Duration>,
     location: Option<String>,
+    /// The clock of whoever answered.
+    pub(crate) date: Option<SystemTime>,
     pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
@@ -279,6 +281,7 @@ impl Api {
             status: response.status().as_u16(),
             retry_after: header(RETRY_AFTER).and_then(|v| retry_after(&v, self.clock.wall())),
             location: header(LOCATION),
+            date: header(DATE).and_then(|date| httpdate::parse_http_date(&date).ok()),
             body: Zeroizing::new(Vec::with_capacity(4096)),
         };
         while let Some(chunk) = response.chunk().await.map_err(failed)? {

@@ -31,7 +31,7 @@ pub(crate) struct Target {
     pub(crate) host: Option<HeaderValue>,
     configured: String,
     /// Scheme, host and port.
-    proxy: Option<String>,
+    pub(crate) proxy: Option<String>,
 }
 
 impl Target {
@@ -333,7 +333,7 @@ pub(crate) fn parse_address(setting: &str, text: &str) -> Result<Url, ConfigErro
     Ok(url)
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),

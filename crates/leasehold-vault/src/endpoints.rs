@@ -111,6 +111,37 @@ pub(crate) struct RevokeLease {
 #[endpoint(path = "auth/token/lookup-self")]
 pub(crate) struct LookupSelf {}
 
+/// More time for the calling token.
+#[derive(Endpoint)]
+#[endpoint(path = "auth/token/renew-self", method = "POST")]
+pub(crate) struct RenewSelf {
+    /// Whole seconds.
+    pub(crate) increment: u64,
+}
+
+/// What is mounted at a path, for whoever may do anything below it.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/internal/ui/mounts/{self.path}")]
+pub(crate) struct MountOf {
+    #[endpoint(skip)]
+    pub(crate) path: String,
+}
+
+/// The leases under a prefix.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/leases/lookup/{self.prefix}", method = "LIST")]
+pub(crate) struct LeasesUnder {
+    #[endpoint(skip)]
+    pub(crate) prefix: String,
+}
+
+/// What is known of a lease.
+#[derive(Endpoint)]
+#[endpoint(path = "sys/leases/lookup", method = "POST")]
+pub(crate) struct LookupLease {
+    pub(crate) lease_id: String,
+}
+
 /// What the calling token may do, in the namespace of the request.
 #[derive(Endpoint)]
 #[endpoint(path = "sys/capabilities-self", method = "POST")]

@@ -1,8 +1,10 @@
 //! How the server is.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use crate::api::Api;
+use leasehold::ErrorKind;
+
+use crate::api::{Api, Reply};
 use crate::endpoints::{Health, HealthReply};
 
 /// Health pages ask often and are asked with a deadline of their own.
@@ -27,13 +29,22 @@ pub struct VaultHealth {
 }
 
 pub(crate) async fn ask(api: &Api) -> VaultHealth {
+    look(api).await.0
+}
+
+/// How it is, what the time is there, and what kept it from saying so.
+pub(crate) async fn look(api: &Api) -> (VaultHealth, Option<SystemTime>, Option<ErrorKind>) {
     let timeout = TIMEOUT.min(api.request_timeout);
-    let reply = match api.ask("sys/health", Health {}, timeout).await {
-        Ok(reply) => reply,
+    match api.ask("sys/health", Health {}, timeout).await {
+        Ok(reply) => (read(&reply), reply.date, None),
         Err(e) => {
-            return VaultHealth { error: Some(e.to_string()), ..VaultHealth::default() };
+            let health = VaultHealth { error: Some(e.to_string()), ..VaultHealth::default() };
+            (health, None, Some(e.kind()))
         }
-    };
+    }
+}
+
+fn read(reply: &Reply) -> VaultHealth {
     // By the body and not by the status: a rate limit answers 429, which otherwise means standby.
     match serde_json::from_slice::<HealthReply>(&reply.body) {
         Ok(body) => VaultHealth {

@@ -94,6 +94,8 @@ mod epoch;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
+#[doc(hidden)]
+pub mod inspect;
 mod keeper;
 mod kv;
 mod limit;

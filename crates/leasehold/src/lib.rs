@@ -114,6 +114,9 @@ pub use event::{Event, Reason, Severity};
 pub use generation::Generation;
 pub use health::{DrainHealth, Health, HealthState, LastError, PoolHealth};
 pub use machine::Remains;
+/// For the command line: a rotator's own terms, without a rotator.
+#[doc(hidden)]
+pub use machine::policy::plan;
 #[doc(hidden)]
 pub use once::once_by;
 pub use once::{Once, once};

@@ -96,6 +96,16 @@ impl Policy {
     }
 }
 
+/// How long a drain may take for leases of this TTL, and how long before its end one is rotated:
+/// what a rotator makes of them. `None`: the TTL is too short for the grace asked for.
+#[must_use]
+pub fn plan(grace: Option<Duration>, ttl: Duration) -> (Option<Duration>, Duration) {
+    let policy = Policy { grace, roll: None };
+    let terms = policy.terms(Some(ttl));
+    let (_, leeway) = policy.asked(ttl);
+    ((!terms.clipped).then_some(terms.grace), leeway)
+}
+
 impl Terms {
     /// A lease is renewed once this much is left: a third of the TTL, as Vault's own watcher has
     /// it. Where the leeway is a large part of the TTL that would be too late: a renewal that is

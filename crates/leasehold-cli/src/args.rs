@@ -1,0 +1,23 @@
+//! What can be typed. Each command's own arguments are in its module.
+
+use clap::{Parser, Subcommand};
+
+use crate::{completions, doctor, policy};
+
+/// Postgres logins on leases from Vault or OpenBao: checked, watched, and lent to commands.
+#[derive(Debug, Parser)]
+#[command(name = "leasehold", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Walk the whole way of a login, say what is wrong on it and what to do, leave nothing behind.
+    Doctor(doctor::Args),
+    /// Print the policy that an application needs, or a role's definition.
+    Policy(policy::Args),
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
+}

@@ -1,0 +1,1 @@
+../../../../deploy/vault/dynamic-role.hcl

@@ -1,0 +1,1 @@
+../../../../deploy/vault/kv2.hcl

@@ -1,0 +1,1 @@
+../../../../deploy/vault/static-role.hcl
