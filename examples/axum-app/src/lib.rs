@@ -10,7 +10,11 @@ mod accounts;
 mod config;
 mod error;
 mod health;
+mod latency;
+mod page;
 mod service;
 
 pub use config::{Config, ConfigError};
+pub use latency::Latencies;
+pub use page::Page;
 pub use service::{Service, StartError};

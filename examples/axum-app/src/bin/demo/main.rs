@@ -2,8 +2,9 @@
 //! line.
 
 mod args;
+mod buttons;
 mod console;
-mod latency;
+mod harm;
 mod load;
 mod place;
 mod run;
