@@ -26,8 +26,8 @@ function current() {
 /** In one word, for the corner; and what stands in the way, if anything does. */
 function standing() {
   const s = latest();
-  if (!state.connected) return ['lost', 'lost', null];
-  if (!s) return ['unknown', 'starting', null];
+  if (state.connected === false) return ['lost', 'lost', null];
+  if (!s) return ['unknown', 'connecting', null];
   const away = s.vault?.sealed ? 'Vault is sealed' : s.vault && !s.vault.reachable ? 'Vault does not answer' : null;
   const trouble = away ?? (s.last_error ? 'something fails' : null);
   if (s.stopped) return ['stopped', 'stopped', trouble];
@@ -48,6 +48,7 @@ export function drawNow() {
 
 function sentence(kind, trouble) {
   const { lane, left } = current();
+  if (kind === 'unknown') return 'Asking the service how it is.';
   if (kind === 'lost') return 'This page has lost the service. It asks again every second.';
   if (kind === 'stopped') return 'The service is shutting down and gives its logins back.';
   if (!lane) return 'The service is getting its first login.';

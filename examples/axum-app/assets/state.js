@@ -4,7 +4,7 @@ const SAMPLES = 600;
 const ENTRIES = 300;
 
 export const state = {
-  connected: false,
+  connected: null, // true, false once it was lost
   lanes: new Map(),
   entries: [],
   samples: [],

@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+#[cfg(feature = "browser")]
+pub mod browser;
 mod config;
 mod error;
 mod health;

@@ -144,7 +144,6 @@ pub(crate) struct Record(Arc<Mutex<Vec<Done>>>);
 #[derive(Debug)]
 struct Done {
     deed: Deed,
-    begun: Instant,
     /// When its reach ends; `None`: it lasts.
     until: Option<Instant>,
     failures: u64,
@@ -153,9 +152,8 @@ struct Done {
 impl Record {
     /// Noted before it is done: failures may be quicker than the answer.
     fn begin(&self, deed: Deed) {
-        let begun = Instant::now();
-        let until = (!deed.lasts()).then(|| begun + WITHIN + REACH);
-        self.done().push(Done { deed, begun, until, failures: 0 });
+        let until = (!deed.lasts()).then(|| Instant::now() + WITHIN + REACH);
+        self.done().push(Done { deed, until, failures: 0 });
     }
 
     /// What was done at once has been done now; a mending ends what lasts.
@@ -169,7 +167,7 @@ impl Record {
         }
     }
 
-    /// Puts a failure down to the latest harm that it overlaps. False: to none.
+    /// Puts a failure down to the latest harm that reaches it. False: to none.
     pub(crate) fn explains(&self, request_begun: Instant) -> bool {
         let mut record = self.done();
         let mut harms = record.iter_mut().rev().filter(|done| done.deed != Deed::Mend);

@@ -8,6 +8,8 @@ mod harm;
 mod load;
 mod place;
 mod run;
+#[cfg(feature = "browser")]
+mod screenshot;
 mod stop;
 mod tally;
 

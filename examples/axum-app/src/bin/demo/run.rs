@@ -1,7 +1,7 @@
 //! The demo from start to end.
 
 use std::error::Error;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum_app::Service;
@@ -65,8 +65,14 @@ pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, 
     let load = Load::start(address, args.workers, record.clone());
     let mut status = tokio::time::interval_at(begun + STATUS_EVERY, STATUS_EVERY);
     let deadline = args.run_for.map(|d| begun + d);
+    let mut pictures = std::pin::pin!(pictures(args, address));
     while !stop.asked() {
         tokio::select! {
+            taken = &mut pictures => {
+                taken?;
+                console.line(Tint::Plain, "the pictures are taken: stopping in order");
+                break;
+            }
             () = stop.wait() => {}
             () = until(deadline) => {
                 console.line(Tint::Plain, "the time is up: stopping in order");
@@ -125,6 +131,20 @@ pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, 
     }
     place.end().await?;
     Ok(problems)
+}
+
+/// Takes the pictures that were asked for; else never ends.
+#[cfg(feature = "browser")]
+async fn pictures(args: &Args, address: SocketAddr) -> Result<(), Box<dyn Error>> {
+    match &args.screenshot {
+        Some(directory) => crate::screenshot::take(format!("http://{address}/"), directory).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(not(feature = "browser"))]
+async fn pictures(_: &Args, _: SocketAddr) -> Result<(), Box<dyn Error>> {
+    std::future::pending().await
 }
 
 async fn until(deadline: Option<Instant>) {
