@@ -3,7 +3,7 @@
 import { lanes, latest, now, span, state } from './state.js';
 import { draw, element, hue } from './svg.js';
 
-const HEIGHT = 150;
+const HEIGHT = 180;
 const [TOP, BOTTOM, LEFT] = [8, 18, 34];
 const LOWEST_MS = 0.5;
 
@@ -15,19 +15,19 @@ function frame(svg) {
   const back = Math.min(span(window.innerWidth).back, 290);
   const t = now();
   const x = (at) => LEFT + ((at - t + back) / back) * (width - LEFT);
-  const shapes = [];
+  const [shapes, marks] = [[], []];
   for (const lane of lanes()) {
-    if (lane.current > t - back && lane.reason !== 'start') shapes.push(mark('swap-line', x(lane.current)));
+    if (lane.current > t - back && lane.reason !== 'start') marks.push(mark('swap-line', x(lane.current)));
   }
   for (const e of state.entries) {
-    if (e.kind === 'harm' && e.at > t - back) shapes.push(mark('harm-line', x(e.at)));
+    if (e.kind === 'harm' && e.at > t - back) marks.push(mark('harm-line', x(e.at)));
   }
   const text = (label, at, anchor) => ['text', { class: 'tick', x: at, y: HEIGHT - 4, 'text-anchor': anchor }, label];
   shapes.push(text(`−${Math.round(back)} s`, LEFT, 'start'), text('now', width, 'end'));
   // One before the window as well, so that lines begin at its edge.
   const first = state.samples.findIndex((s) => s.at > t - back);
   const samples = first < 0 ? [] : state.samples.slice(Math.max(first - 1, 0)).filter((s) => s.at <= t);
-  return { width, x: (at) => Math.max(x(at), LEFT), samples, shapes };
+  return { width, x: (at) => Math.max(x(at), LEFT), samples, shapes, marks };
 }
 
 const mark = (kind, x) => ['line', { class: kind, x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }];
@@ -50,7 +50,7 @@ const path = (points) => points.map(([x, y], i) => `${i ? 'L' : 'M'}${x.toFixed(
 
 function connections() {
   const svg = $('connections');
-  const { width, x, samples, shapes } = frame(svg);
+  const { width, x, samples, shapes, marks } = frame(svg);
   const counted = samples.filter((s) => s.connections);
   const total = (s) => Object.values(s.connections).reduce((a, b) => a + b, 0);
   const y = scale(Math.max(4, ...counted.map(total)), shapes, width);
@@ -62,7 +62,7 @@ function connections() {
     const high = counted.map((s, i) => [x(s.at), y(floor[i])]);
     if (high.length > 1) shapes.push(['path', { class: `area ${hue(g)}`, d: `${path([...high, ...low.reverse()])}Z` }]);
   }
-  draw(svg, width, HEIGHT, shapes);
+  draw(svg, width, HEIGHT, [...shapes, ...marks]);
 }
 
 /** A sample's share of a second: they are half a second apart, or more on a busy machine. */
@@ -70,7 +70,7 @@ const per = (samples, i) => (i ? Math.max(samples[i].at - samples[i - 1].at, 0.1
 
 function rate() {
   const svg = $('rate');
-  const { width, x, samples, shapes } = frame(svg);
+  const { width, x, samples, shapes, marks } = frame(svg);
   const rates = samples.map((s, i) => (s.ok + s.failed) / per(samples, i));
   const y = scale(Math.max(4, ...rates), shapes, width);
   const points = samples.map((s, i) => [x(s.at), y(rates[i])]);
@@ -82,12 +82,12 @@ function rate() {
   samples.forEach((s, i) => {
     if (s.failed) shapes.push(['line', { class: 'failed', x1: x(s.at), x2: x(s.at), y1: y(0), y2: Math.min(y(s.failed / per(samples, i)), y(0) - 6) }]);
   });
-  draw(svg, width, HEIGHT, shapes);
+  draw(svg, width, HEIGHT, [...shapes, ...marks]);
 }
 
 function latency() {
   const svg = $('latency');
-  const { width, x, samples, shapes } = frame(svg);
+  const { width, x, samples, shapes, marks } = frame(svg);
   const asked = samples.filter((s) => s.max_ms != null);
   const most = Math.max(10, ...asked.map((s) => s.max_ms));
   const top = 10 ** Math.ceil(Math.log10(most));
@@ -100,7 +100,7 @@ function latency() {
   for (const s of asked) shapes.push(['circle', { class: 'slowest', cx: x(s.at), cy: y(s.max_ms), r: 1.6 }]);
   line('stroke faint', (s) => s.p99_ms);
   line('stroke', (s) => s.p50_ms);
-  draw(svg, width, HEIGHT, shapes);
+  draw(svg, width, HEIGHT, [...shapes, ...marks]);
 }
 
 export function drawCharts() {

@@ -52,7 +52,7 @@ function sentence(kind, trouble) {
   if (kind === 'lost') return 'This page has lost the service. It asks again every second.';
   if (kind === 'stopped') return 'The service is shutting down and gives its logins back.';
   if (!lane) return 'The service is getting its first login.';
-  const name = `login no. ${lane.generation}`;
+  const name = `login no.\u00a0${lane.generation}`;
   if (kind === 'expired') return `The time of ${name} is up${trouble ? `, and ${trouble}` : ''}. What is open goes on; nothing new can be opened.`;
   const lives = left == null ? 'which has no end' : `which lives ${time(left)} more`;
   return trouble ? `Queries run on ${name}, ${lives}, though ${trouble}.` : `Queries run on ${name}, ${lives}.`;

@@ -94,12 +94,12 @@ export function follow() {
   };
 }
 
-/** `4.2 s`, `58 min`, `1.5 h` */
+/** `4.2 s`, `58 min`, `1.5 h`, with a space that does not break. */
 export function time(seconds) {
   const s = Math.max(0, seconds);
-  if (s < 100) return `${s.toFixed(1)} s`;
-  if (s < 120) return `${Math.round(s)} s`;
-  if (s < 5400) return `${Math.round(s / 60)} min`;
-  if (s < 172800) return `${(s / 3600).toFixed(1)} h`;
-  return `${Math.round(s / 86400)} days`;
+  if (s < 100) return `${s.toFixed(1)}\u00a0s`;
+  if (s < 120) return `${Math.round(s)}\u00a0s`;
+  if (s < 5400) return `${Math.round(s / 60)}\u00a0min`;
+  if (s < 172800) return `${(s / 3600).toFixed(1)}\u00a0h`;
+  return `${Math.round(s / 86400)}\u00a0days`;
 }

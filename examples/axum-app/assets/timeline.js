@@ -69,8 +69,9 @@ function lay(lane, top, width, t, x) {
   const shapes = [];
   const bar = (from, to, kind) => {
     const [a, b] = [x(from), x(to)];
-    if (b - a < 0.3) return;
-    const attributes = { class: `${kind} ${colour}`, x: a, y, width: b - a, height: BAR, rx: 3 };
+    if (b <= 0 || b <= a) return;
+    // A step of milliseconds is seen too.
+    const attributes = { class: `${kind} ${colour}`, x: a, y, width: Math.max(b - a, 3), height: BAR, rx: 2 };
     shapes.push(['rect', attributes]);
   };
   if (!lane.over && lane.end > t) {
@@ -92,13 +93,19 @@ function lay(lane, top, width, t, x) {
   if (lane.over != null && x(lane.over) > 0) {
     shapes.push(['path', { class: `over ${colour}`, d: cross(x(lane.over) + 9, y + BAR / 2, 4.5) }]);
   }
-  const room = Math.floor((width - 8) / 6.6) - name(lane).length - is(lane).length - 6;
-  const user = lane.username.length <= room ? lane.username : `${lane.username.slice(0, Math.max(room - 1, 0))}…`;
-  shapes.push(['text', { class: 'lane-name', x: 0, y: y - 6 }, `${name(lane)} ${is(lane)}`]);
-  if (room > 8) {
-    shapes.push(['text', { class: 'lane-user', x: width, y: y - 6, 'text-anchor': 'end' }, user]);
-  }
+  const label = `${name(lane)} ${is(lane)}`;
+  shapes.push(['text', { class: 'lane-name', x: 0, y: y - 6 }, label]);
+  // About as wide as the letters are; not measured, which would lay the page out each time.
+  const from = label.length * 7.4 + 14;
+  const user = shorten(lane.username, Math.floor((Math.min(width, x(t) || width) - from) / 6.7));
+  if (user) shapes.push(['text', { class: 'lane-user', x: from, y: y - 6 }, user]);
   return shapes;
+}
+
+/** The beginning and the end of a user name, which tell one from another. */
+function shorten(text, room) {
+  if (text.length <= room) return text;
+  return room < 14 ? '' : `${text.slice(0, room - 7)}…${text.slice(-6)}`;
 }
 
 const cross = (x, y, r) => `M${x - r} ${y - r}L${x + r} ${y + r}M${x - r} ${y + r}L${x + r} ${y - r}`;

@@ -66,33 +66,13 @@ impl Deed {
     /// What will happen.
     pub(crate) const fn before(self) -> &'static str {
         match self {
-            Self::RevokeLease => {
-                "Takes the login in use away, in Vault. Postgres drops its user and ends its \
-                 connections; the service is not told. What is in flight may fail."
-            }
-            Self::KillToken => {
-                "Takes away the pass with which the service asks Vault. Vault takes every login \
-                 made with it away too. What is in flight may fail."
-            }
-            Self::SealVault => {
-                "Locks Vault: it answers no question. Nothing fails while the login lives, which \
-                 is for seconds here; after that no new connection can be opened."
-            }
-            Self::PauseVault => {
-                "Stops Vault's process: it takes questions and never answers. As sealing it, but \
-                 harder to tell."
-            }
-            Self::RestartPostgres => {
-                "Stops Postgres and starts it again. Every connection is cut, and what is in \
-                 flight fails: no login can help there."
-            }
-            Self::DropRole => {
-                "Drops the login's user from Postgres, behind Vault's back. Its connections stay, \
-                 and may do nothing. What meets them fails."
-            }
-            Self::Mend => {
-                "Lets a paused Vault go on, unseals it, starts Postgres where it is down."
-            }
+            Self::RevokeLease => "Vault takes the login in use away. The service is not told.",
+            Self::KillToken => "Vault takes our pass away, and every login made with it.",
+            Self::DropRole => "The login's user goes from Postgres, behind Vault's back.",
+            Self::RestartPostgres => "Every connection is cut. What is in flight fails.",
+            Self::SealVault => "Vault is locked. Nothing fails until the login's time is up.",
+            Self::PauseVault => "Vault takes questions and answers none: harder to tell.",
+            Self::Mend => "Vault goes on and is unsealed; Postgres runs.",
         }
     }
 
@@ -100,21 +80,21 @@ impl Deed {
     pub(crate) const fn after(self) -> &'static str {
         match self {
             Self::RevokeLease | Self::DropRole => {
-                "Watch the lanes: a check on a connection finds the user gone, a new login is \
-                 fetched and takes over, usually within a second."
+                "What was in flight on it may fail. Watch the lanes: a check on a connection finds \
+                 its user gone, and a new login takes over, usually within a second."
             }
             Self::KillToken => {
-                "Watch the log: the service logs in to Vault again and fetches a new login."
+                "What was in flight may fail. Watch the log: the service gets another pass, and a \
+                 new login with it."
             }
             Self::SealVault | Self::PauseVault => {
-                "Watch the lease run down: queries go on until it ends. Then mend."
+                "Watch the lease run down: queries go on until it ends, and no new connection can \
+                 be opened after that. Then mend."
             }
             Self::RestartPostgres => {
                 "Watch the connections: they come back by themselves, on the same login."
             }
-            Self::Mend => {
-                "Watch the state return to well, and a new login take over if one was due."
-            }
+            Self::Mend => "Watch the state go back to well, with a new login if one was due.",
         }
     }
 

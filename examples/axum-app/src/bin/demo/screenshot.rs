@@ -8,7 +8,7 @@ use axum_app::browser::Chromium;
 use tokio::time::Instant;
 
 const WIDTH: u32 = 1280;
-const HEIGHT: u32 = 1000;
+const HEIGHT: u32 = 1220;
 /// For a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Two logins have gone, one is being emptied: that is what the page is about.
@@ -30,8 +30,6 @@ pub(crate) async fn take(url: String, directory: &Path) -> Result<(), Box<dyn Er
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // A frame later it is drawn.
-        browser.run("document.getElementById('pause').click()").await?;
         let path = directory.join(format!("page-{scheme}.png"));
         tokio::fs::write(&path, browser.picture().await?).await?;
     }
