@@ -7,6 +7,7 @@ mod common;
 use std::process::{Command, Output};
 
 use common::program::Program;
+use common::stream::{Stream, send};
 use common::{assert_nothing_left, database};
 use leasehold_testkit::{TestDb, TokenSpec, shared};
 use rustix::process::Signal;
@@ -94,6 +95,31 @@ async fn the_service_ends_in_order_on_a_signal() {
         assert!(said.contains("nothing is left"), "{said}");
         assert_nothing_left(&db).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_page_holds_up_no_end() {
+    let db = database(shared().await.unwrap(), "held", 60, 600).await;
+    let mut command = on(&db, APP);
+    with_app_role(&db, &mut command).await;
+    command.env("LISTEN", "127.0.0.1:0");
+    let start = move || {
+        let mut app = Program::start(&mut command);
+        app.wait_for("listening on http://");
+        app
+    };
+    let mut app = tokio::task::spawn_blocking(start).await.unwrap();
+    let said = app.said();
+    let url = said.split("listening on ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+    let mut stream = Stream::of(send(url, "GET", "/events", &[]).await);
+    assert_eq!(stream.next().await.unwrap().0, "hello");
+    app.signal(Signal::TERM);
+    while stream.next().await.is_some() {}
+    let (status, said) =
+        tokio::task::spawn_blocking(move || (app.end(), app.said())).await.unwrap();
+    assert!(status.success(), "{status}\n{said}");
+    assert!(!said.contains("requests still run"), "{said}");
+    assert_nothing_left(&db).await;
 }
 
 #[test]

@@ -49,6 +49,12 @@ impl Seat {
         self.browser.run(&format!("return ({expression})")).await.unwrap()
     }
 
+    /// How many elements a selector finds.
+    async fn count(&self, selector: &str) -> u64 {
+        let count = self.eval(&format!("document.querySelectorAll({selector:?}).length")).await;
+        count.as_u64().unwrap()
+    }
+
     async fn text(&self, selector: &str) -> String {
         let text = self.eval(&format!("document.querySelector({selector:?}).innerText")).await;
         text.as_str().unwrap().to_owned()
@@ -98,14 +104,13 @@ async fn a_rotation_is_seen_and_nothing_fails() {
     assert_eq!(seat.text("[data-figure=failed] dd").await, "0");
     // The pictures show it too: lanes, what is left of the lease, renewals, an end.
     for shape in [".bar-current", ".bar-lease", ".renewal", ".over", ".now-line"] {
-        let count = seat.eval(&format!("document.querySelectorAll('#timeline {shape}').length"));
-        assert!(count.await.as_u64().unwrap() >= 1, "no {shape} in the timeline");
+        let count = seat.count(&format!("#timeline {shape}")).await;
+        assert!(count >= 1, "no {shape} in the timeline");
     }
-    let areas = seat.eval("document.querySelectorAll('#connections .area').length").await;
-    assert!(areas.as_u64().unwrap() >= 2, "connections of two logins");
+    assert!(seat.count("#connections .area").await >= 2, "connections of two logins");
     for chart in ["connections", "rate", "latency"] {
-        let swaps = seat.eval(&format!("document.querySelectorAll('#{chart} .swap-line').length"));
-        assert!(swaps.await.as_u64().unwrap() >= 1, "the swap is marked in {chart}");
+        let swaps = seat.count(&format!("#{chart} .swap-line")).await;
+        assert!(swaps >= 1, "the swap is marked in {chart}");
     }
     // In words, and for a screen reader.
     let kinds = "[...document.querySelectorAll('#log li')].map((li) => li.dataset.kind)";
@@ -119,8 +124,7 @@ async fn a_rotation_is_seen_and_nothing_fails() {
     let first =
         "document.querySelector('#lanes [data-generation=\"1\"][data-stage=revoked]') !== null";
     assert_eq!(seat.eval(first).await, true, "history after a reload");
-    let areas = seat.eval("document.querySelectorAll('#connections .area').length").await;
-    assert!(areas.as_u64().unwrap() >= 2, "charts after a reload");
+    assert!(seat.count("#connections .area").await >= 2, "charts after a reload");
     assert_eq!(seat.text("[data-figure=failed] dd").await, "0");
 
     // Nothing came from anywhere else.
@@ -200,7 +204,7 @@ async fn everybody_can_use_it() {
     assert_eq!(seat.eval("document.documentElement.lang").await, "en");
     assert_ne!(seat.eval("document.title").await, "");
     for landmark in ["header", "main", "footer"] {
-        assert_eq!(seat.eval(&format!("document.querySelectorAll('{landmark}').length")).await, 1);
+        assert_eq!(seat.count(landmark).await, 1, "{landmark}");
     }
     let levels =
         "[...document.querySelectorAll('h1, h2, h3, h4')].map((h) => Number(h.tagName[1]))";

@@ -8,11 +8,9 @@ use axum::body::Body;
 use axum::http::{Request, Response, StatusCode};
 use axum_app::Service;
 use common::stream::Stream;
-use common::{assert_nothing_left, config, database, get, until};
+use common::{assert_nothing_left, config, database, get};
 use http_body_util::BodyExt;
 use leasehold_testkit::shared;
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 async fn fetch(router: &Router, method: &str, path: &str) -> Response<Body> {
@@ -145,25 +143,4 @@ async fn the_plain_service_has_nothing_that_harms() {
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{deed}");
     }
     assert!(service.shutdown().await.is_clean());
-}
-
-#[tokio::test]
-async fn an_open_page_holds_up_no_shutdown() {
-    let db = database(shared().await.unwrap(), "held", 60, 600).await;
-    let service = Service::start(config(&db).await).await.unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = tokio::spawn(service.serve(listener, async {
-        let _ = stopped.await;
-    }));
-    let mut stream = Stream::of(common::stream::send(&url, "GET", "/events", &[]).await);
-    stream.next().await.unwrap();
-    stop.send(()).unwrap();
-    // Before the twenty seconds that requests get: the stream ends by itself, and in order.
-    let ended = async { while stream.next().await.is_some() {} };
-    tokio::time::timeout(std::time::Duration::from_secs(15), ended).await.expect("it ends");
-    until("the service ends", async || server.is_finished().then_some(())).await;
-    assert!(server.await.unwrap().unwrap().is_clean());
-    assert_nothing_left(&db).await;
 }
