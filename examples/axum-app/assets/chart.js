@@ -121,7 +121,7 @@ export function tellCharts() {
   const most = (of) => Math.max(...since.map((one) => of(one) ?? 0));
   $('connections-text').textContent = s.connections ? `Now ${ofLogins(s.connections) || 'none'}, as Postgres counts them.` : 'Postgres can’t be asked just now.';
   $('rate-text').textContent = `In the last 5 s: ${sum((o) => o.ok)} answered, ${sum((o) => o.failed)} failed (red).`;
-  $('latency-text').textContent = `Milliseconds; each line is ten times the one below. Now half take ${ms(s.p50_ms)} at most (strong), 99 of 100 ${ms(s.p99_ms)} (faint); slowest of the last 5 s: ${ms(most((o) => o.max_ms))} (dots).`;
+  $('latency-text').textContent = `Milliseconds, each line ten times the one below. Half within ${ms(s.p50_ms)} (strong), 99 of 100 within ${ms(s.p99_ms)} (faint); slowest in 5 s: ${ms(most((o) => o.max_ms))} (dots).`;
   if (!$('samples').closest('details').open) return;
   $('samples').replaceChildren(...state.samples.slice(-20).reverse().map((one) => element('tr', {},
     ...[(s.at - one.at).toFixed(1), one.ok + one.failed, one.failed, ms(one.p50_ms), ms(one.p99_ms), ms(one.max_ms), ofLogins(one.connections)]

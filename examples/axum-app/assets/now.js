@@ -79,7 +79,8 @@ function figures() {
   const s = latest();
   if (!s) return;
   const asked = s.ok_total + s.failed_total;
-  figure('failed', number.format(s.failed_total), `of ${number.format(asked)} since the start`, s.failed_total ? 'bad' : 'good');
+  const harmed = s.failed_total && !s.failed_before_harm;
+  figure('failed', number.format(s.failed_total), `of ${number.format(asked)}${harmed ? ', after a button' : ' since the start'}`, s.failed_total ? 'bad' : 'good');
   const since = state.samples.filter((one) => one.at > s.at - 3);
   const first = since[0] ?? s;
   const length = s.at - first.at;

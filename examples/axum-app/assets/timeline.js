@@ -6,12 +6,12 @@ import { draw, element, hue } from './svg.js';
 const ROW = 44;
 const BAR = 16;
 const AXIS = 24;
-const ROWS = 6;
+const ROWS = 7;
 
 export function is(lane) {
   switch (lane.stage) {
     case 'proving': return 'being tried';
-    case 'current': return 'in use';
+    case 'current': return lane.end < now() && lane.end != null ? 'in use, past its time' : 'in use';
     case 'draining':
       return lane.remaining == null ? 'being emptied' : `being emptied, ${lane.remaining} left`;
     case 'drained': return 'empty';
@@ -77,9 +77,18 @@ function lay(lane, top, width, t, x) {
   if (!lane.over && lane.end > t) {
     bar(t, lane.end, 'bar-lease');
     shapes.push(['line', { class: `lease-end ${colour}`, x1: x(lane.end), x2: x(lane.end), y1: y - 3, y2: y + BAR + 3 }]);
+    // At its max TTL: no renewal moves that end.
+    if (lane.last_renewal && lane.stage === 'current') {
+      shapes.push(['text', { class: 'tick', x: Math.min(x(lane.end) + 4, width), y: y - 8, 'text-anchor': 'end' }, 'ends for good']);
+    }
   }
   bar(lane.issued, lane.current ?? over, 'bar-proving');
-  if (lane.current != null) bar(lane.current, lane.superseded ?? over, 'bar-current');
+  if (lane.current != null) {
+    const until = lane.superseded ?? over;
+    const good = Math.min(until, lane.end ?? until);
+    bar(lane.current, good, 'bar-current');
+    if (good < until) bar(good, until, 'bar-past');
+  }
   if (lane.superseded != null) {
     bar(lane.superseded, lane.drained ?? over, 'bar-draining');
     if (lane.drained != null) bar(lane.drained, over, 'bar-proving');

@@ -43,6 +43,8 @@ struct Seen {
     numbered: u64,
     ok: u64,
     failed: u64,
+    /// As it was when somebody first did harm.
+    before_harm: Option<u64>,
     buttons: Option<Value>,
     /// `None` once the service stops: streams end then, and hold up no shutdown.
     news: Option<broadcast::Sender<News>>,
@@ -74,6 +76,7 @@ impl Board {
                 numbered: 0,
                 ok: 0,
                 failed: 0,
+                before_harm: None,
                 buttons: None,
                 news: Some(broadcast::Sender::new(BEHIND)),
             }),
@@ -97,7 +100,10 @@ impl Board {
 
     pub(crate) fn note(&self, words: String, means: String) {
         let at = self.now();
-        self.seen().log(at, "harm", Tone::Harm, words, means);
+        let mut seen = self.seen();
+        let failed = seen.failed;
+        seen.before_harm.get_or_insert(failed);
+        seen.log(at, "harm", Tone::Harm, words, means);
     }
 
     pub(crate) fn offer(&self, buttons: Value) {
@@ -113,7 +119,9 @@ impl Board {
         seen.ok += sample.ok;
         seen.failed += sample.failed;
         (sample.ok_total, sample.failed_total) = (seen.ok, seen.failed);
-        if let Some(left) = sample.expires_in
+        sample.failed_before_harm = seen.before_harm.unwrap_or(seen.failed);
+        // Once it is over, when it ended is known better.
+        if let Some(left) = sample.expires_in.filter(|left| *left > 0.0)
             && let Some(lane) = seen.lanes.ends(sample.generation, sample.at + left)
         {
             seen.tell("lane", &lane);

@@ -24,6 +24,8 @@ pub(crate) struct Sample {
     pub(crate) failed: u64,
     pub(crate) ok_total: u64,
     pub(crate) failed_total: u64,
+    /// Of them, those before somebody first did harm on purpose.
+    pub(crate) failed_before_harm: u64,
     /// Latencies; `None`: no request.
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
@@ -97,6 +99,7 @@ fn look(
         failed: traffic.failed,
         ok_total: 0,
         failed_total: 0,
+        failed_before_harm: 0,
         p50_ms: ms(traffic.latencies.percentile(0.50)),
         p99_ms: ms(traffic.latencies.percentile(0.99)),
         max_ms: ms(traffic.latencies.max()),
