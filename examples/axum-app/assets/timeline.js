@@ -79,7 +79,7 @@ function lay(lane, top, width, t, x) {
     shapes.push(['line', { class: `lease-end ${colour}`, x1: x(lane.end), x2: x(lane.end), y1: y - 3, y2: y + BAR + 3 }]);
     // At its max TTL: no renewal moves that end.
     if (lane.last_renewal && lane.stage === 'current') {
-      shapes.push(['text', { class: 'tick', x: Math.min(x(lane.end) + 4, width), y: y - 8, 'text-anchor': 'end' }, 'ends for good']);
+      shapes.push(['text', { class: 'tick', x: x(t) + 5, y: y - 7 }, 'ends for good']);
     }
   }
   bar(lane.issued, lane.current ?? over, 'bar-proving');
@@ -105,7 +105,7 @@ function lay(lane, top, width, t, x) {
   const label = `${name(lane)} ${is(lane)}`;
   shapes.push(['text', { class: 'lane-name', x: 0, y: y - 6 }, label]);
   // About as wide as the letters are; not measured, which would lay the page out each time.
-  const from = label.length * 7.4 + 14;
+  const from = label.length * 7.7 + 14;
   const user = shorten(lane.username, Math.floor((Math.min(width, x(t) || width) - from) / 6.7));
   if (user) shapes.push(['text', { class: 'lane-user', x: from, y: y - 6 }, user]);
   return shapes;
