@@ -166,7 +166,8 @@ impl Record {
     pub(crate) fn lines(&self) -> Vec<String> {
         let record = self.done();
         let harms = record.iter().filter(|done| done.deed != Deed::Mend);
-        harms.map(|d| format!("after {}: {} queries failed", d.deed.done(), d.failures)).collect()
+        let queries = |n| if n == 1 { "1 query".to_owned() } else { format!("{n} queries") };
+        harms.map(|d| format!("after {}: {} failed", d.deed.done(), queries(d.failures))).collect()
     }
 
     fn done(&self) -> MutexGuard<'_, Vec<Done>> {
@@ -300,7 +301,7 @@ mod tests {
         assert_eq!(
             record.lines(),
             [
-                "after you revoked the lease from outside: 1 queries failed",
+                "after you revoked the lease from outside: 1 query failed",
                 "after you sealed Vault: 2 queries failed"
             ]
         );
