@@ -33,7 +33,16 @@ impl Probe {
         Self(Arc::new(Inner { provider, session, asked: Mutex::new(None) }))
     }
 
-    async fn vault(&self) -> VaultHealth {
+    pub(crate) fn provider(&self) -> &CredentialProvider {
+        &self.0.provider
+    }
+
+    pub(crate) fn session(&self) -> &Session {
+        &self.0.session
+    }
+
+    /// What Vault says of itself, at most a second old.
+    pub(crate) async fn vault(&self) -> VaultHealth {
         // Held while asking: whoever comes meanwhile waits for the same answer.
         let mut asked = self.0.asked.lock().await;
         if let Some((at, answer)) = &*asked

@@ -7,11 +7,17 @@
 #![forbid(unsafe_code)]
 
 mod accounts;
+#[cfg(feature = "browser")]
+pub mod browser;
 mod config;
 mod error;
 mod health;
 mod metrics;
+mod latency;
+mod page;
 mod service;
 
 pub use config::{Config, ConfigError};
+pub use latency::Latencies;
+pub use page::Page;
 pub use service::{Service, StartError};

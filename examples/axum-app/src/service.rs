@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::FromRef;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use leasehold::{CredentialProvider, Rotator, RotatorBuilder, ShutdownReport, SourceError};
 use leasehold_vault::Session;
@@ -12,9 +13,11 @@ use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::health::Probe;
+use crate::page::{self, Board, Page};
 use crate::{Config, accounts, health};
 
 /// How long requests get to finish once the service is told to stop.
@@ -48,6 +51,11 @@ impl FromRef<AppState> for Probe {
 pub struct Service {
     rotator: Rotator,
     state: AppState,
+    board: Board,
+    /// Watches for the page; ends with this.
+    watching: JoinSet<()>,
+    /// Routes that are not the service's own.
+    more: Router,
 }
 
 impl Service {
@@ -70,7 +78,10 @@ impl Service {
         crate::metrics::install();
         let session = Session::login(config.vault, config.auth).await.map_err(StartError::Login)?;
         let source = session.dynamic_role(config.mount, config.role);
-        let rotator = match settings(Rotator::builder(source)).start().await {
+        let board = Board::new();
+        let observed = board.clone();
+        let builder = Rotator::builder(source).observer(move |event| observed.event(event));
+        let rotator = match settings(builder).start().await {
             Ok(rotator) => rotator,
             Err(error) => {
                 session.close().await;
@@ -98,7 +109,10 @@ impl Service {
         };
 
         let probe = Probe::new(provider, session);
-        Ok(Self { rotator, state: AppState { pool, probe } })
+        let mut watching = JoinSet::new();
+        watching.spawn(page::sample(board.clone(), probe.clone(), pool.clone()));
+        let state = AppState { pool, probe };
+        Ok(Self { rotator, state, board, watching, more: Router::new() })
     }
 
     /// The routes.
@@ -107,10 +121,26 @@ impl Service {
             .route("/accounts", get(accounts::list))
             .route("/accounts/{id}", get(accounts::show))
             .route("/accounts/{id}/deposit", post(accounts::deposit))
+            // The routes above, which are what the pool is for; those below are not measured.
+            .route_layer(from_fn_with_state(self.board.traffic(), page::measure))
             .route("/health/live", get(health::live))
             .route("/metrics", get(crate::metrics::show))
             .route("/health/ready", get(health::ready))
+            .merge(page::routes(self.board.clone()))
             .with_state(self.state.clone())
+            .merge(self.more.clone())
+    }
+
+    /// Serves these as well.
+    pub fn with_routes(mut self, more: Router) -> Self {
+        self.more = self.more.merge(more);
+        self
+    }
+
+    /// The page at `/`, to write into its log.
+    #[must_use]
+    pub fn page(&self) -> Page {
+        Page(self.board.clone())
     }
 
     /// How the credentials stand.
@@ -131,9 +161,11 @@ impl Service {
     ) -> std::io::Result<ShutdownReport> {
         let (stopping, stopped) = watch::channel(());
         let (mut late, router) = (stopped.clone(), self.router());
+        let board = self.board.clone();
         let server = axum::serve(listener, router).with_graceful_shutdown(async move {
             stop.await;
             info!("stopping: requests finish first");
+            board.close();
             drop((stopping, stopped));
         });
         let served = tokio::select! {
@@ -152,7 +184,9 @@ impl Service {
     }
 
     /// Closes the pool, waits for borrowed connections, revokes every login and the token.
-    pub async fn shutdown(self) -> ShutdownReport {
+    pub async fn shutdown(mut self) -> ShutdownReport {
+        self.board.close();
+        self.watching.shutdown().await;
         let report = self.rotator.shutdown(DRAIN_WITHIN).await;
         if report.is_clean() {
             info!("shut down: {report}");

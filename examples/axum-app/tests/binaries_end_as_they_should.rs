@@ -4,19 +4,16 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
+use common::program::Program;
+use common::stream::{Stream, send};
 use common::{assert_nothing_left, database};
 use leasehold_testkit::{TestDb, TokenSpec, shared};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
 const APP: &str = env!("CARGO_BIN_EXE_axum-app");
-/// For a busy machine, the download of a first run included.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 #[test]
 fn the_demo_rotates_under_load_and_leaves_nothing() {
@@ -25,6 +22,7 @@ fn the_demo_rotates_under_load_and_leaves_nothing() {
     let said = demo.said();
     assert!(status.success(), "{status}\n{said}");
     for line in [
+        "open http://127.0.0.1:",
         "issued v-",
         "renewed generation 1",
         "rotating (max_ttl)",
@@ -99,6 +97,31 @@ async fn the_service_ends_in_order_on_a_signal() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_page_holds_up_no_end() {
+    let db = database(shared().await.unwrap(), "held", 60, 600).await;
+    let mut command = on(&db, APP);
+    with_app_role(&db, &mut command).await;
+    command.env("LISTEN", "127.0.0.1:0");
+    let start = move || {
+        let mut app = Program::start(&mut command);
+        app.wait_for("listening on http://");
+        app
+    };
+    let mut app = tokio::task::spawn_blocking(start).await.unwrap();
+    let said = app.said();
+    let url = said.split("listening on ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+    let mut stream = Stream::of(send(url, "GET", "/events", &[]).await);
+    assert_eq!(stream.next().await.unwrap().0, "hello");
+    app.signal(Signal::TERM);
+    while stream.next().await.is_some() {}
+    let (status, said) =
+        tokio::task::spawn_blocking(move || (app.end(), app.said())).await.unwrap();
+    assert!(status.success(), "{status}\n{said}");
+    assert!(!said.contains("requests still run"), "{said}");
+    assert_nothing_left(&db).await;
+}
+
 #[test]
 fn missing_and_senseless_settings_are_named() {
     let complete = [
@@ -168,72 +191,4 @@ fn refusal(command: &mut Command) -> String {
     let said = String::from_utf8(said).unwrap();
     assert!(!said.contains("panicked"), "{said}");
     said
-}
-
-/// A running program and what it says on both streams.
-struct Program {
-    child: Child,
-    lines: Receiver<String>,
-    said: String,
-}
-
-impl Program {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (to_us, lines) = mpsc::channel();
-        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let also_to_us = to_us.clone();
-        std::thread::spawn(move || pass_on(BufReader::new(out), &to_us));
-        std::thread::spawn(move || pass_on(BufReader::new(err), &also_to_us));
-        Self { child, lines, said: String::new() }
-    }
-
-    fn wait_for(&mut self, text: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.said.contains(text) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => self.said += &line,
-                Err(_) => panic!("{text:?} was not said in\n{}", self.said),
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Reads to the end of its output, and waits for its end.
-    fn end(&mut self) -> std::process::ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => self.said += &line,
-                Err(mpsc::RecvTimeoutError::Disconnected) => return self.child.wait().unwrap(),
-                Err(mpsc::RecvTimeoutError::Timeout) => panic!("it does not end\n{}", self.said),
-            }
-        }
-    }
-
-    fn said(&self) -> String {
-        self.said.clone()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Gone already, unless the test failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn pass_on(mut from: impl BufRead, to_us: &mpsc::Sender<String>) {
-    let mut line = String::new();
-    while let Ok(1..) = from.read_line(&mut line) {
-        if to_us.send(std::mem::take(&mut line)).is_err() {
-            return;
-        }
-    }
 }

@@ -1,5 +1,8 @@
 //! What the tests of the example share. Each test program uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
+
+pub(crate) mod program;
+pub(crate) mod stream;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -79,9 +82,9 @@ pub(crate) async fn until<T>(what: &str, mut found: impl AsyncFnMut() -> Option<
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    match tokio::time::timeout(Duration::from_secs(30), wait).await {
+    match tokio::time::timeout(Duration::from_secs(60), wait).await {
         Ok(found) => found,
-        Err(_) => panic!("not within 30 s: {what}"),
+        Err(_) => panic!("not within 60 s: {what}"),
     }
 }
 

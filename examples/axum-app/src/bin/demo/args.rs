@@ -23,6 +23,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 6,
           value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: u16,
+
+    /// Write page-light.png and page-dark.png into this directory, and end
+    #[cfg(feature = "browser")]
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) screenshot: Option<std::path::PathBuf>,
 }
 
 const AFTER_HELP: &str = "\

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum_app::Latencies;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::chain;
-use crate::latency::Latencies;
+use crate::harm::Record;
 
 /// Each client begins one request per slot; slots that it is too late for are left out.
 const PACE: Duration = Duration::from_millis(25);
@@ -36,9 +37,10 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(address: SocketAddr, workers: u16) -> Self {
+    /// Failures that `harm` explains are counted apart.
+    pub(crate) fn start(address: SocketAddr, workers: u16, harm: Record) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let results = Results::default();
+        let results = Results { counts: Arc::default(), harm };
         let workers = (0..workers)
             .map(|_| work(address, results.clone(), stopped.clone()))
             .collect::<JoinSet<()>>();
@@ -54,7 +56,7 @@ impl Load {
         self.stop.send_replace(true);
         while let Some(outcome) = self.workers.join_next().await {
             if let Err(e) = outcome {
-                self.results.failed(format!("a client of the load ended: {e}"));
+                self.results.failed(Instant::now(), format!("a client of the load ended: {e}"));
             }
         }
         self.results
@@ -62,13 +64,18 @@ impl Load {
 }
 
 /// What the clients met; shared.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Results(Arc<Mutex<Counts>>);
+#[derive(Clone, Debug)]
+pub(crate) struct Results {
+    counts: Arc<Mutex<Counts>>,
+    harm: Record,
+}
 
 #[derive(Debug, Default)]
 struct Counts {
     ok: u64,
     failed: u64,
+    /// Failed after somebody pressed a button, and by that.
+    harmed: u64,
     first_failures: Vec<String>,
     /// Cents that deposits were confirmed for.
     deposited: i64,
@@ -81,8 +88,13 @@ impl Results {
         self.counts().ok
     }
 
+    /// Without those that somebody pressed a button for.
     pub(crate) fn failures(&self) -> u64 {
         self.counts().failed
+    }
+
+    pub(crate) fn harmed(&self) -> u64 {
+        self.counts().harmed
     }
 
     /// The first few, word by word.
@@ -111,7 +123,11 @@ impl Results {
         counts.all.record(took);
     }
 
-    fn failed(&self, why: String) {
+    fn failed(&self, begun: Instant, why: String) {
+        if self.harm.explains(begun) {
+            self.counts().harmed += 1;
+            return;
+        }
         let mut counts = self.counts();
         counts.failed += 1;
         if counts.first_failures.len() < KEPT {
@@ -120,7 +136,7 @@ impl Results {
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,11 +155,11 @@ async fn work(address: SocketAddr, results: Results, mut stop: watch::Receiver<b
             Ok(Ok(())) => results.succeeded(begun.elapsed(), call.amount),
             Ok(Err(e)) => {
                 client = None;
-                results.failed(format!("{call}: {}", chain(&*e)));
+                results.failed(begun, format!("{call}: {}", chain(&*e)));
             }
             Err(_) => {
                 client = None;
-                results.failed(format!("{call}: no answer within {TIMEOUT:?}"));
+                results.failed(begun, format!("{call}: no answer within {TIMEOUT:?}"));
             }
         }
     }

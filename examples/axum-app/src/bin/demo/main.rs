@@ -2,11 +2,14 @@
 //! line.
 
 mod args;
+mod buttons;
 mod console;
-mod latency;
+mod harm;
 mod load;
 mod place;
 mod run;
+#[cfg(feature = "browser")]
+mod screenshot;
 mod stop;
 mod tally;
 

@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum_app::Config;
+use leasehold::CredentialProvider;
 use leasehold_testkit::{DatabaseSpec, RoleSpec, Stack, TestDb};
 use leasehold_vault::{Auth, VaultConfig};
 use tokio::time::Instant;
 
 use crate::console::{Console, Tint};
+use crate::harm::{Harm, Record};
 use crate::load::Results;
 use crate::tally::Tally;
 
@@ -86,6 +88,13 @@ impl Place {
         })
     }
 
+    /// What may be done to it by the page's buttons: servers of others are not ours to harm.
+    pub(crate) fn harm(&self, provider: CredentialProvider, record: Record) -> Option<Harm> {
+        let Self::Embedded(own) = self else { return None };
+        let (stack, db, tokens) = (own.stack.clone(), own.db.clone(), own.tokens.clone());
+        Some(Harm::new(stack, db, tokens, provider, record))
+    }
+
     /// A run of this length has seen a rotation. Others' TTLs are not known.
     pub(crate) fn rotates_within(&self) -> Option<Duration> {
         match self {
@@ -94,10 +103,17 @@ impl Place {
         }
     }
 
-    /// Looks for what should be gone.
-    pub(crate) async fn leftovers(&self, tally: &Tally) -> Result<Leftovers, Box<dyn Error>> {
+    /// Looks for what should be gone. What was `harmed` may be gone only with its lease: the answer
+    /// to a mint that was lost leaves a login that nobody knows.
+    pub(crate) async fn leftovers(
+        &self,
+        tally: &Tally,
+        harmed: bool,
+    ) -> Result<Leftovers, Box<dyn Error>> {
         match self {
-            Self::Embedded(own) => own.leftovers().await,
+            Self::Embedded(own) => {
+                own.leftovers(if harmed { MAX_TTL + SETTLE } else { SETTLE }).await
+            }
             Self::External => Ok(Leftovers {
                 looked_at: format!(
                     "each of {} logins was revoked or outlived its lease; a list of leases, roles \
@@ -116,7 +132,7 @@ impl Place {
         results: &Results,
     ) -> Result<Option<String>, Box<dyn Error>> {
         let Self::Embedded(own) = self else { return Ok(None) };
-        if results.failures() > 0 {
+        if results.failures() + results.harmed() > 0 {
             return Ok(None);
         }
         let row = own.db.admin().await?.query_one("SELECT sum(v)::int8 FROM accounts", &[]).await?;
@@ -135,8 +151,8 @@ impl Place {
 }
 
 impl Embedded {
-    async fn leftovers(&self) -> Result<Leftovers, Box<dyn Error>> {
-        let deadline = Instant::now() + SETTLE;
+    async fn leftovers(&self, within: Duration) -> Result<Leftovers, Box<dyn Error>> {
+        let deadline = Instant::now() + within;
         loop {
             let found = self.look().await?;
             if found.is_empty() || Instant::now() >= deadline {

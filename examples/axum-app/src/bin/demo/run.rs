@@ -1,7 +1,7 @@
 //! The demo from start to end.
 
 use std::error::Error;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use axum_app::Service;
@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::args::Args;
+use crate::buttons::buttons;
 use crate::console::{Console, Tint};
+use crate::harm::Record;
 use crate::load::{Load, Results};
 use crate::place::Place;
 use crate::stop::Stop;
@@ -22,9 +24,14 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 /// Runs it, and returns what was not as it should be.
 pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, Box<dyn Error>> {
     let mut stop = Stop::listen(console)?;
-    let place = if args.external { Place::External } else { Place::embedded(console).await? };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
+    // First of all: who opens it now waits a moment, and misses nothing.
+    console.line(
+        Tint::Good,
+        format!("open http://{address}/ in a browser: it shows all of this, once the servers run"),
+    );
+    let place = if args.external { Place::External } else { Place::embedded(console).await? };
     let config = place.config(address).await?;
 
     let tally = Tally::default();
@@ -35,8 +42,14 @@ pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, 
             console.event(event);
         }
     };
-    let service = Service::start_with(config, |builder| builder.observer(observer)).await?;
+    let mut service = Service::start_with(config, |builder| builder.observer(observer)).await?;
     let provider = service.provider();
+    let record = Record::default();
+    let harm = place.harm(provider.clone(), record.clone());
+    if let Some(harm) = harm.clone() {
+        let routes = buttons(address, harm, service.page(), console.clone());
+        service = service.with_routes(routes);
+    }
     let (end, ended) = oneshot::channel();
     let mut server = tokio::spawn(service.serve(listener, async {
         // An error: this function is gone, and the service should go too.
@@ -45,15 +58,21 @@ pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, 
     let workers = args.workers;
     console.line(
         Tint::Plain,
-        format!("serving http://{address}/health/ready to {workers} clients; Ctrl-C ends it"),
+        format!("the page is at http://{address}/; {workers} clients ask; Ctrl-C ends it"),
     );
 
     let begun = Instant::now();
-    let load = Load::start(address, args.workers);
+    let load = Load::start(address, args.workers, record.clone());
     let mut status = tokio::time::interval_at(begun + STATUS_EVERY, STATUS_EVERY);
     let deadline = args.run_for.map(|d| begun + d);
+    let mut pictures = std::pin::pin!(pictures(args, address));
     while !stop.asked() {
         tokio::select! {
+            taken = &mut pictures => {
+                taken?;
+                console.line(Tint::Plain, "the pictures are taken: stopping in order");
+                break;
+            }
             () = stop.wait() => {}
             () = until(deadline) => {
                 console.line(Tint::Plain, "the time is up: stopping in order");
@@ -70,15 +89,22 @@ pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, 
     }
     let lasted = begun.elapsed();
 
+    if let Some(harm) = harm {
+        harm.mend_at_the_end().await;
+    }
     // In order: first the load, then requests, connections and logins, then the servers.
     let results = load.stop().await;
     let _ = end.send(());
     let report = server.await??;
-    let leftovers = place.leftovers(&tally).await?;
+    let leftovers = place.leftovers(&tally, !record.is_empty()).await?;
     let wrong_sum = place.wrong_sum(&results).await?;
 
     console.line(Tint::Plain, summary(&results, lasted));
     console.line(Tint::Plain, tally.to_string());
+    // Said apart: who asks for harm gets it, and the demo did its part.
+    for line in record.lines() {
+        console.line(Tint::Drain, line);
+    }
     let mut problems = Vec::new();
     if results.failures() > 0 {
         let first = results.first_failures().join("; ");
@@ -97,11 +123,28 @@ pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, 
     } else {
         problems.push(format!("left behind: {}", leftovers.found.join(", ")));
     }
-    if tally.rotations() == 0 && place.rotates_within().is_some_and(|within| lasted > within) {
+    if tally.rotations() == 0
+        && record.is_empty()
+        && place.rotates_within().is_some_and(|within| lasted > within)
+    {
         problems.push(format!("no rotation in {lasted:.0?}"));
     }
     place.end().await?;
     Ok(problems)
+}
+
+/// Takes the pictures that were asked for; else never ends.
+#[cfg(feature = "browser")]
+async fn pictures(args: &Args, address: SocketAddr) -> Result<(), Box<dyn Error>> {
+    match &args.screenshot {
+        Some(directory) => crate::screenshot::take(format!("http://{address}/"), directory).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(not(feature = "browser"))]
+async fn pictures(_: &Args, _: SocketAddr) -> Result<(), Box<dyn Error>> {
+    std::future::pending().await
 }
 
 async fn until(deadline: Option<Instant>) {

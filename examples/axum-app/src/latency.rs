@@ -1,4 +1,4 @@
-//! Percentiles in bounded memory, for a demo that may run for days.
+//! Percentiles in bounded memory, for what may run for days.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const DOUBLINGS: u32 = 32;
 
 /// Counts of microseconds, in buckets that grow with the value.
 #[derive(Clone, Debug)]
-pub(crate) struct Latencies {
+pub struct Latencies {
     buckets: Vec<u64>,
     count: u64,
     max: Duration,
@@ -23,7 +23,8 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    pub(crate) fn record(&mut self, took: Duration) {
+    /// Counts one more.
+    pub fn record(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let last = self.buckets.len() - 1;
         self.buckets[bucket(micros).min(last)] += 1;
@@ -31,8 +32,9 @@ impl Latencies {
         self.max = self.max.max(took);
     }
 
-    /// The value that this share of all is not above.
-    pub(crate) fn percentile(&self, share: f64) -> Duration {
+    /// The value that this share of all is not above; zero if there is none.
+    #[must_use]
+    pub fn percentile(&self, share: f64) -> Duration {
         let wanted = ((self.count as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
         for (index, count) in self.buckets.iter().enumerate() {
@@ -44,7 +46,9 @@ impl Latencies {
         self.max
     }
 
-    pub(crate) fn max(&self) -> Duration {
+    /// The highest, exactly.
+    #[must_use]
+    pub fn max(&self) -> Duration {
         self.max
     }
 }
