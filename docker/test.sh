@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if ! docker version >/dev/null 2>&1; then
-    printf '\n#### %s\n' \
+    printf '\n#### %s\n#### %s\n#### %s\n' \
         "NOT RUN: the container backend and the compose file." \
         "There is no Docker engine here, or no docker command, or no right to use them:" \
         "$(docker version 2>&1 >/dev/null | tail -n 1)" >&2

@@ -46,7 +46,7 @@ impl Backend {
 pub(crate) enum Servers {
     Processes(Box<Processes>),
     #[cfg(feature = "containers")]
-    Containers(crate::containers::Containers),
+    Containers(Box<crate::containers::Containers>),
 }
 
 impl Servers {

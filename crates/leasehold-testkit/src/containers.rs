@@ -77,7 +77,8 @@ pub(crate) async fn start(
         owner::watch()?;
         let audits = plan.extras.audit_raw;
         let (pair, ends) = launch(&docker, plan, &images).await?;
-        Ok((Servers::Containers(Containers { pair: RwLock::new(Some(pair)), audits }), ends))
+        let containers = Containers { pair: RwLock::new(Some(pair)), audits };
+        Ok((Servers::Containers(Box::new(containers)), ends))
     });
     done.await.unwrap_or_else(|e| match e.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
