@@ -15,7 +15,7 @@ bao write database/config/appdb \
 
 # Short lives, so that a look shows some rotations.
 bao write database/roles/app \
-    db_name=appdb default_ttl="${DEFAULT_TTL:-30s}" max_ttl="${MAX_TTL:-2m}" \
+    db_name=appdb default_ttl="$DEFAULT_TTL" max_ttl="$MAX_TTL" \
     creation_statements="CREATE ROLE \"{{name}}\" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE app_rw" \
     revocation_statements='DROP ROLE IF EXISTS "{{name}}"'
 

@@ -1,12 +1,12 @@
 //! What an administrator can do, and break.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::bao::Storage;
+use crate::backend::{Deed, Server};
+use crate::bao::{Storage, unseal_key_in};
 use crate::database::within;
 use crate::pglog::{LoginEvent, LoginRecord, correlate, parse_login_log};
 use crate::postgres::{PostgresShutdown, SUPERUSER};
@@ -38,20 +38,19 @@ impl Stack {
     /// Stops the Vault server in order, and waits for its end. From then on connections to it are
     /// refused. Does nothing if it is stopped.
     pub async fn stop_vault(&self) -> Result<()> {
-        self.processes("stopping the Vault server", |p| p.bao().stop()).await
+        self.carry_out(Deed::End(Server::Vault, Signal::TERM)).await.map(drop)
     }
 
     /// Ends the Vault server with SIGKILL.
     pub async fn kill_vault(&self) -> Result<()> {
-        self.processes("killing the Vault server", |p| p.bao().kill()).await
+        self.carry_out(Deed::End(Server::Vault, Signal::KILL)).await.map(drop)
     }
 
     /// Starts a stopped Vault server on its old port and waits until it serves. Raft: with its
     /// data, and unsealed. Dev: empty, with the same root token. Does nothing if it runs.
     pub async fn start_vault(&self) -> Result<()> {
         if self.start_vault_sealed().await? {
-            let storage = self.processes("asking", |p| Ok(p.bao().storage)).await?;
-            match storage {
+            match self.inner.storage {
                 Storage::Raft => self.unseal_vault().await?,
                 Storage::Dev => wait_active(&self.inner.ends.vault).await?,
             }
@@ -62,25 +61,18 @@ impl Stack {
     /// Starts a stopped Vault server and leaves it as it comes: sealed, with raft. False if it
     /// was running already.
     pub async fn start_vault_sealed(&self) -> Result<bool> {
-        self.processes("starting the Vault server", |p| p.bao().start_again()).await
+        self.carry_out(Deed::Start(Server::Vault)).await
     }
 
-    /// SIGSTOP: the Vault server accepts connections (the kernel does) and answers nothing.
+    /// SIGSTOP, or the freezer of a container: the Vault server accepts connections (the kernel
+    /// does, or Docker's proxy) and answers nothing.
     pub async fn pause_vault(&self) -> Result<()> {
-        #[cfg(feature = "containers")]
-        if let crate::backend::Backend::Containers(c) = &self.inner.backend {
-            return c.pause_vault().await;
-        }
-        self.processes("pausing the Vault server", |p| p.bao().pause()).await
+        self.carry_out(Deed::PauseVault).await.map(drop)
     }
 
-    /// SIGCONT: it goes on, and answers what has waited.
+    /// It goes on, and answers what has waited.
     pub async fn resume_vault(&self) -> Result<()> {
-        #[cfg(feature = "containers")]
-        if let crate::backend::Backend::Containers(c) = &self.inner.backend {
-            return c.resume_vault().await;
-        }
-        self.processes("resuming the Vault server", |p| p.bao().signal(Signal::CONT)).await
+        self.carry_out(Deed::ResumeVault).await.map(drop)
     }
 
     /// Seals the Vault server. From then on it answers 503.
@@ -99,7 +91,7 @@ impl Stack {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
                 None => {
-                    let detail = "its unseal key is unknown: bao.log holds none".into();
+                    let detail = "its unseal key is unknown: its log holds none".into();
                     return Err(Error::Server { server: "OpenBao", detail });
                 }
             }
@@ -107,55 +99,44 @@ impl Stack {
         unseal(&self.inner.ends.vault, &key).await
     }
 
+    /// A dev server prints it, anew at each start and soon after it says that it is ready.
     async fn unseal_key(&self) -> Result<Option<String>> {
-        #[cfg(feature = "containers")]
-        if let crate::backend::Backend::Containers(c) = &self.inner.backend {
-            return c.unseal_key().await;
+        match &self.inner.unseal_key {
+            Some(key) => Ok(Some(key.clone())),
+            None => Ok(unseal_key_in(&self.vault_log().await?)),
         }
-        self.processes("unsealing", |p| Ok(p.bao().unseal_key())).await
     }
 
     /// Stops Postgres and waits for its end. Does nothing if it is stopped.
     pub async fn stop_postgres(&self, how: PostgresShutdown) -> Result<()> {
-        self.processes("stopping Postgres", move |p| p.pg().stop(how)).await
+        self.carry_out(Deed::End(Server::Postgres, how.signal())).await.map(drop)
     }
 
     /// Starts a stopped Postgres on its old port, with its data, and waits until it serves.
     pub async fn start_postgres(&self) -> Result<()> {
-        self.processes("starting Postgres", |p| p.pg().start_again()).await
+        self.carry_out(Deed::Start(Server::Postgres)).await.map(drop)
     }
 
     /// Stops and starts Postgres.
     pub async fn restart_postgres(&self, how: PostgresShutdown) -> Result<()> {
-        self.processes("restarting Postgres", move |p| {
-            let mut pg = p.pg();
-            pg.stop(how)?;
-            pg.start_again()
-        })
-        .await
+        self.stop_postgres(how).await?;
+        self.start_postgres().await
     }
 
     /// Postgres's log, from its first start on.
     pub async fn postgres_log(&self) -> Result<String> {
-        #[cfg(feature = "containers")]
-        if let crate::backend::Backend::Containers(c) = &self.inner.backend {
-            return c.postgres_log().await;
-        }
-        self.processes("reading Postgres's log", |p| read(p.pg().log())).await
+        self.log_of(Server::Postgres).await
     }
 
-    /// The program that the Vault server runs: its command line client as well.
+    /// The program that the Vault server runs: its command line client as well. Not with
+    /// containers.
     pub async fn vault_program(&self) -> Result<std::path::PathBuf> {
-        self.processes("finding its program", |p| Ok(p.bao().program().to_path_buf())).await
+        self.on_processes("finding its program", |p| Ok(p.bao().program().to_path_buf())).await
     }
 
     /// The Vault server's log, from its first start on.
     pub async fn vault_log(&self) -> Result<String> {
-        #[cfg(feature = "containers")]
-        if let crate::backend::Backend::Containers(c) = &self.inner.backend {
-            return c.vault_log().await;
-        }
-        self.processes("reading the Vault server's log", |p| read(p.bao().log())).await
+        self.log_of(Server::Vault).await
     }
 
     /// What Postgres logged about connections, oldest first.
@@ -429,11 +410,6 @@ impl TestDb {
         let path = self.at(&format!("sys/policies/acl/{}", self.name()));
         self.stack().vault("PUT", &path, json!({ "policy": hcl })).await.map(drop)
     }
-}
-
-fn read(path: &std::path::Path) -> Result<String> {
-    let bytes = fs::read(path).map_err(Error::io(format!("reading {}", path.display())))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn strings(list: &Value) -> impl Iterator<Item = &str> {

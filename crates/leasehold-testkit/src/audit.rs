@@ -32,16 +32,17 @@ impl Stack {
     /// The raw audit itself: a JSON object per line, a `request` and a `response` for each
     /// request.
     pub async fn raw_audit(&self) -> Result<String> {
-        self.processes("reading the audit", |p| {
-            let (path, audits) = {
-                let bao = p.bao();
-                (bao.audit_log(), bao.audits())
-            };
-            if !audits {
-                return Err(Error::Unsupported(
-                    "nothing is audited: start the stack with audit_raw()".into(),
-                ));
-            }
+        if !self.inner.audits {
+            return Err(Error::Unsupported(
+                "nothing is audited: start the stack with audit_raw()".into(),
+            ));
+        }
+        #[cfg(feature = "containers")]
+        if let crate::backend::Servers::Containers(c) = &self.inner.servers {
+            return c.audit().await;
+        }
+        self.on_processes("reading the audit", |p| {
+            let path = p.bao().audit_log();
             fs::read_to_string(&path).map_err(Error::io(format!("reading {}", path.display())))
         })
         .await

@@ -36,21 +36,46 @@ pub(crate) struct Extras {
     pub(crate) audit_raw: bool,
 }
 
+impl Extras {
+    /// The configuration of it, if there is any: a listener at `at` with `server.crt` and
+    /// `server.key` of `folder`, and an audit to `audit`.
+    pub(crate) fn config(&self, at: Option<&str>, folder: &Path, audit: &Path) -> Option<String> {
+        let mut hcl = String::new();
+        if let (Some(_), Some(address)) = (&self.tls, at) {
+            // Asks every client for a certificate, and takes those without: all but one auth
+            // method do.
+            hcl += &format!(
+                "listener \"tcp\" {{\n address = {address:?}\n tls_cert_file = {:?}\n \
+                 tls_key_file = {:?}\n}}\n",
+                folder.join("server.crt"),
+                folder.join("server.key"),
+            );
+        }
+        if self.audit_raw {
+            // Declared here: the server refuses to enable such a device by its API.
+            hcl += &format!(
+                "audit \"file\" \"raw\" {{\n options {{\n file_path = {audit:?}\n \
+                 log_raw = \"true\"\n }}\n}}\n",
+            );
+        }
+        (!hcl.is_empty()).then_some(hcl)
+    }
+}
+
 /// Everything needed to start the same server again.
 #[derive(Debug)]
 pub(crate) struct BaoServer {
     bin: PathBuf,
     dir: PathBuf,
     log: PathBuf,
-    pub(crate) storage: Storage,
+    storage: Storage,
     /// Plain HTTP: what the test kit itself talks to, TLS or not.
     pub(crate) port: u16,
     /// HTTPS, if there is a certificate.
     pub(crate) tls_port: Option<u16>,
     extras: Extras,
-    /// Given to the dev server; for raft, what the initialisation returned.
-    pub(crate) root_token: String,
-    unseal_key: Option<String>,
+    /// The dev server's.
+    root_token: String,
     watchdog: Arc<Watchdog>,
     process: Option<Process>,
 }
@@ -61,7 +86,7 @@ impl BaoServer {
         dir: &Path,
         storage: Storage,
         extras: &Extras,
-        secret: &str,
+        root_token: String,
         watchdog: &Arc<Watchdog>,
     ) -> Result<Self> {
         let mut server = Self {
@@ -72,8 +97,7 @@ impl BaoServer {
             port: 0,
             tls_port: None,
             extras: extras.clone(),
-            root_token: format!("root-{secret}"),
-            unseal_key: None,
+            root_token,
             watchdog: Arc::clone(watchdog),
             process: None,
         };
@@ -110,7 +134,7 @@ impl BaoServer {
             ]),
             Storage::Raft => {
                 let file = self.dir.join("config.json");
-                fs::write(&file, self.config())
+                fs::write(&file, raft_config(&self.dir.join("raft"), "127.0.0.1", self.port))
                     .map_err(Error::io(format!("writing {}", file.display())))
                     .map_err(LaunchError::Other)?;
                 c.arg(format!("-config={}", file.display()))
@@ -124,52 +148,18 @@ impl BaoServer {
         Process::launch("OpenBao", c, &self.log, &self.watchdog, taken, ready)
     }
 
-    fn config(&self) -> String {
-        let raft = json!({
-            "path": self.dir.join("raft"),
-            "node_id": "one",
-            // The initialisation waits for one election, which begins after a time-out of 5 s by
-            // default. There is nobody else to hear from: 1 s, the least.
-            "performance_multiplier": "1",
-        });
-        let at = |port: u16| format!("127.0.0.1:{port}");
-        json!({
-            "storage": { "raft": raft },
-            "listener": { "tcp": { "address": at(self.port), "tls_disable": true } },
-            "api_addr": format!("http://{}", at(self.port)),
-            "cluster_addr": format!("https://{}", at(self.port + 1)),
-            "disable_mlock": true,
-        })
-        .to_string()
-    }
-
     /// A second configuration file, which the server adds to the first or to that of `-dev`.
     fn write_extras(&self) -> Result<Option<PathBuf>> {
         let file = |name: &str| self.dir.join(name);
-        let mut hcl = String::new();
-        if let (Some(own), Some(port)) = (&self.extras.tls, self.tls_port) {
+        if let Some(own) = &self.extras.tls {
             write_private(&file("server.crt"), &own.chain)?;
             write_private(&file("server.key"), &own.key)?;
-            // Asks every client for a certificate, and takes those without: all but one auth
-            // method do.
-            hcl += &format!(
-                "listener \"tcp\" {{\n address = \"127.0.0.1:{port}\"\n tls_cert_file = {:?}\n \
-                 tls_key_file = {:?}\n}}\n",
-                file("server.crt"),
-                file("server.key"),
-            );
         }
-        if self.extras.audit_raw {
-            // Declared here: the server refuses to enable such a device by its API.
-            hcl += &format!(
-                "audit \"file\" \"raw\" {{\n options {{\n file_path = {:?}\n log_raw = \"true\"\n \
-                 }}\n}}\n",
-                self.audit_log(),
-            );
-        }
-        if hcl.is_empty() {
+        let at = self.tls_port.map(|port| format!("127.0.0.1:{port}"));
+        let audit = self.audit_log();
+        let Some(hcl) = self.extras.config(at.as_deref(), &self.dir, &audit) else {
             return Ok(None);
-        }
+        };
         write_private(&file("extras.hcl"), &hcl)?;
         Ok(Some(file("extras.hcl")))
     }
@@ -179,33 +169,7 @@ impl BaoServer {
         self.dir.join("audit.log")
     }
 
-    pub(crate) fn audits(&self) -> bool {
-        self.extras.audit_raw
-    }
-
-    /// Raft: what the initialisation returned. Dev: what the server prints, anew at each start and
-    /// soon after it says that it is ready.
-    pub(crate) fn unseal_key(&self) -> Option<String> {
-        if self.storage == Storage::Raft {
-            return self.unseal_key.clone();
-        }
-        unseal_key_in(&fs::read_to_string(&self.log).ok()?)
-    }
-
-    pub(crate) fn initialised(&mut self, root_token: String, unseal_key: String) {
-        self.root_token = root_token;
-        self.unseal_key = Some(unseal_key);
-    }
-
-    pub(crate) fn stop(&mut self) -> Result<()> {
-        self.end(Signal::TERM)
-    }
-
-    pub(crate) fn kill(&mut self) -> Result<()> {
-        self.end(Signal::KILL)
-    }
-
-    fn end(&mut self, signal: Signal) -> Result<()> {
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
         self.process.take().map_or(Ok(()), |process| process.stop(signal))
     }
 
@@ -251,6 +215,26 @@ impl BaoServer {
     pub(crate) fn take(&mut self) -> Option<Process> {
         self.process.take()
     }
+}
+
+/// The configuration of a single node with its data in `folder`, listening on `host:port`.
+pub(crate) fn raft_config(folder: &Path, host: &str, port: u16) -> String {
+    let raft = json!({
+        "path": folder,
+        "node_id": "one",
+        // The initialisation waits for one election, which begins after a time-out of 5 s by
+        // default. There is nobody else to hear from: 1 s, the least.
+        "performance_multiplier": "1",
+    });
+    let (cluster, own) = (port + 1, "127.0.0.1");
+    json!({
+        "storage": { "raft": raft },
+        "listener": { "tcp": { "address": format!("{host}:{port}"), "tls_disable": true } },
+        "api_addr": format!("http://{own}:{port}"),
+        "cluster_addr": format!("https://{own}:{cluster}"),
+        "disable_mlock": true,
+    })
+    .to_string()
 }
 
 /// What a dev server printed since its last start.

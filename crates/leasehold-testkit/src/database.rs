@@ -1,12 +1,13 @@
 //! A database, a mount, roles and an AppRole of one test's own.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use crate::postgres::SUPERUSER;
 use crate::spec::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec, seconds};
@@ -52,6 +53,13 @@ pub struct Creds {
     pub lease_duration: u64,
 }
 
+/// Whether a `host:port` means another machine in a container than here.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 impl fmt::Debug for Creds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Creds")
@@ -88,6 +96,9 @@ impl Stack {
     /// of a second.
     pub async fn database(&self, spec: impl Into<DatabaseSpec>) -> Result<TestDb> {
         let mut spec = spec.into();
+        if let Some(at) = spec.postgres_at.as_deref().filter(|at| is_loopback(at)) {
+            self.inner.servers.processes(&format!("leading the Vault server to {at}"))?;
+        }
         if spec.roles.is_empty() {
             spec.roles.push(RoleSpec::new("app"));
         }
@@ -213,19 +224,7 @@ impl Stack {
 
     /// A connection of the current runtime to this Postgres.
     pub(crate) async fn connect_as(&self, user: &str, password: &str, db: &str) -> Result<Client> {
-        let (client, connection) = tokio_postgres::Config::new()
-            .host(self.pg_host())
-            .port(self.pg_port())
-            .user(user)
-            .password(password)
-            .dbname(db)
-            .application_name("leasehold-testkit")
-            .connect(NoTls)
-            .await
-            .map_err(Error::postgres(format!("logging in as {user} to database {db}")))?;
-        // Ends with the client, or with an error that the client reports as well.
-        tokio::spawn(connection);
-        Ok(client)
+        self.inner.ends.connect(user, password, db).await
     }
 }
 

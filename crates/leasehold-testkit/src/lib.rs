@@ -11,9 +11,12 @@ mod containers;
 mod database;
 mod error;
 mod http;
+#[cfg(feature = "containers")]
+mod owner;
 mod pglog;
 mod postgres;
 mod process;
+mod processes;
 mod programs;
 mod proxy;
 mod shared;
@@ -27,6 +30,7 @@ mod watchdog;
 mod workdir;
 
 pub use admin::Session;
+pub use backend::Backend;
 pub use bao::Storage;
 pub use database::{Creds, IssuedToken, TestDb};
 pub use error::{Error, Result};

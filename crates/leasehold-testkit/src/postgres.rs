@@ -25,6 +25,15 @@ pub enum PostgresShutdown {
     Immediate,
 }
 
+impl PostgresShutdown {
+    pub(crate) fn signal(self) -> Signal {
+        match self {
+            Self::Fast => Signal::INT,
+            Self::Immediate => Signal::QUIT,
+        }
+    }
+}
+
 /// Everything needed to start the same server again.
 #[derive(Debug)]
 pub(crate) struct PostgresServer {
@@ -145,18 +154,14 @@ impl PostgresServer {
         Process::launch("Postgres", c, &self.log, &self.watchdog, taken, ready)
     }
 
-    pub(crate) fn stop(&mut self, how: PostgresShutdown) -> Result<()> {
-        let Some(process) = self.process.take() else { return Ok(()) };
-        process.stop(match how {
-            PostgresShutdown::Fast => Signal::INT,
-            PostgresShutdown::Immediate => Signal::QUIT,
-        })
+    pub(crate) fn end(&mut self, signal: Signal) -> Result<()> {
+        self.process.take().map_or(Ok(()), |process| process.stop(signal))
     }
 
-    /// Starts it again where it was. Does nothing if it runs.
-    pub(crate) fn start_again(&mut self) -> Result<()> {
+    /// Starts it again where it was. False if it runs.
+    pub(crate) fn start_again(&mut self) -> Result<bool> {
         if self.process.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         self.process = Some(self.launch().map_err(|e| match e {
             LaunchError::Other(e) => e,
@@ -165,7 +170,7 @@ impl PostgresServer {
                 detail: format!("another program took port {} meanwhile", self.port),
             },
         })?);
-        Ok(())
+        Ok(true)
     }
 
     pub(crate) fn log(&self) -> &Path {
@@ -178,21 +183,24 @@ impl PostgresServer {
 }
 
 fn defaults() -> Vec<(String, String)> {
-    [
+    let own = [
         ("listen_addresses", "127.0.0.1"),
         // No socket: Debian's default folder is not everyone's to write, and paths are limited to
         // 107 bytes.
         ("unix_socket_directories", ""),
-        // Nothing here has to survive the machine. A crash of the server alone loses nothing that
-        // was committed, so synchronous_commit stays on.
-        ("fsync", "off"),
-        ("full_page_writes", "off"),
-        ("max_connections", "200"),
-        // What `login_log` reads.
-        ("log_connections", "on"),
-        ("log_disconnections", "on"),
-        ("log_line_prefix", crate::pglog::PREFIX),
-    ]
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .to_vec()
+    ];
+    own.into_iter().chain(SETTINGS).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
+
+/// On either backend.
+pub(crate) const SETTINGS: [(&str, &str); 6] = [
+    // Nothing here has to survive the machine. A crash of the server alone loses nothing that
+    // was committed, so synchronous_commit stays on.
+    ("fsync", "off"),
+    ("full_page_writes", "off"),
+    ("max_connections", "200"),
+    // What `login_log` reads.
+    ("log_connections", "on"),
+    ("log_disconnections", "on"),
+    ("log_line_prefix", crate::pglog::PREFIX),
+];

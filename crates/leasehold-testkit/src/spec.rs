@@ -81,7 +81,8 @@ impl DatabaseSpec {
     }
 
     /// Where the Vault server is to reach Postgres, a `host:port`: that of a
-    /// [`FaultProxy`](crate::FaultProxy), to break the way between the two.
+    /// [`FaultProxy`](crate::FaultProxy), to break the way between the two. A server in a container
+    /// can't be led to a proxy on this machine's loopback.
     pub fn postgres_at(mut self, address: impl Into<String>) -> Self {
         self.postgres_at = Some(address.into());
         self

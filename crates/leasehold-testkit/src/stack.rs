@@ -6,18 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio_postgres::{Client, NoTls};
 
-use crate::backend::{Backend, Plan, Processes, secret};
+use crate::backend::{Backend, Deed, Plan, Server, Servers, secret};
 use crate::bao::{Extras, Storage};
 use crate::postgres::SUPERUSER;
 use crate::process::START_TIMEOUT;
+use crate::processes::Processes;
 use crate::programs::Search;
 use crate::spec::seconds;
 #[cfg(feature = "tls")]
-use crate::tls::Authority;
+pub(crate) use crate::tls::Authority;
 use crate::{Error, FaultProxy, Result, http};
 
-/// A real OpenBao (or Vault) and a real Postgres on free ports of 127.0.0.1.
+/// A real OpenBao (or Vault) and a real Postgres on free ports of 127.0.0.1, as child processes or
+/// as containers ([`Backend`]).
 ///
 /// A cheap handle: clones share the servers, which end with the last handle (a [`TestDb`] is one
 /// too), with [`Stack::shutdown`], or with this process, however it ends. Dropping the last handle
@@ -47,7 +50,11 @@ pub struct Stack {
 
 pub(crate) struct Inner {
     pub(crate) ends: Endpoints,
-    pub(crate) backend: Backend,
+    pub(crate) servers: Servers,
+    pub(crate) storage: Storage,
+    pub(crate) audits: bool,
+    /// Raft: what the initialisation returned.
+    pub(crate) unseal_key: Option<String>,
 }
 
 /// How to reach the servers.
@@ -63,6 +70,24 @@ pub(crate) struct Endpoints {
     pub(crate) pg_for_vault: String,
     pub(crate) pg_password: String,
     pub(crate) authority: Option<Authority>,
+}
+
+impl Endpoints {
+    pub(crate) async fn connect(&self, user: &str, password: &str, db: &str) -> Result<Client> {
+        let (client, connection) = tokio_postgres::Config::new()
+            .host(&self.pg_host)
+            .port(self.pg_port)
+            .user(user)
+            .password(password)
+            .dbname(db)
+            .application_name("leasehold-testkit")
+            .connect(NoTls)
+            .await
+            .map_err(Error::postgres(format!("logging in as {user} to database {db}")))?;
+        // Ends with the client, or with an error that the client reports as well.
+        tokio::spawn(connection);
+        Ok(client)
+    }
 }
 
 impl fmt::Debug for Stack {
@@ -85,9 +110,34 @@ pub struct StackBuilder {
     audit_raw: bool,
     postgres_settings: Vec<(String, String)>,
     search: Search,
+    backend: Option<Backend>,
+    vault_image: Option<String>,
+    postgres_image: Option<String>,
 }
 
 impl StackBuilder {
+    /// What the servers run as. Without this call `LEASEHOLD_TESTKIT_BACKEND` decides
+    /// ([`Backend::from_env`]), and without that they are processes.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// The image of the Vault server, as `name:tag` or by digest: `openbao/openbao` or
+    /// `hashicorp/vault`, or one that starts as they do. Heeded by containers only. Without this
+    /// call: `LEASEHOLD_BAO_IMAGE`, else `openbao/openbao:2.7.2`.
+    pub fn vault_image(mut self, image: impl Into<String>) -> Self {
+        self.vault_image = Some(image.into());
+        self
+    }
+
+    /// The image of Postgres: the official one, or one that starts as it does. Heeded by
+    /// containers only. Without this call: `LEASEHOLD_POSTGRES_IMAGE`, else `postgres:18`.
+    pub fn postgres_image(mut self, image: impl Into<String>) -> Self {
+        self.postgres_image = Some(image.into());
+        self
+    }
+
     /// What the Vault server keeps its data in. Default: [`Storage::Dev`].
     pub fn storage(mut self, storage: Storage) -> Self {
         self.storage = storage;
@@ -96,7 +146,7 @@ impl StackBuilder {
 
     /// Postgres with TLS, under a CA of its own ([`Stack::ca_pem`]) with a certificate for
     /// `localhost` and 127.0.0.1. Connections without TLS are still let in. Needs the feature
-    /// `tls`.
+    /// `tls`, and processes.
     pub fn postgres_tls(mut self, on: bool) -> Self {
         self.tls = on;
         self
@@ -143,77 +193,93 @@ impl StackBuilder {
         self
     }
 
-    /// Finds or fetches the programs, starts both servers and waits until they are ready.
+    /// Finds or fetches what the servers run from, starts both and waits until they are ready.
+    ///
+    /// Given up halfway, it ends in the background, and the servers with it.
     pub async fn start(self) -> Result<Stack> {
+        let backend = self.backend.map_or_else(Backend::from_env, Ok)?;
         let tls = self.tls || !self.vault_tls.is_empty();
         let authority = if tls { Some(Authority::new()?) } else { None };
-        let mut certificate = None;
+        let mut postgres_certificate = None;
         let mut extras = Extras { tls: None, audit_raw: self.audit_raw };
         if let Some(ca) = &authority {
             if self.tls {
-                certificate = Some(ca.server(&["localhost".into(), "127.0.0.1".into()])?);
+                postgres_certificate = Some(ca.server(&["localhost".into(), "127.0.0.1".into()])?);
             }
             if !self.vault_tls.is_empty() {
                 extras.tls = Some(ca.server(&self.vault_tls)?);
             }
         }
-        let (processes, plan) = blocking(move || {
-            let plan = Plan {
-                programs: self.search.run(self.tls)?,
-                storage: self.storage,
-                extras,
-                certificate,
-                postgres_settings: self.postgres_settings,
-                secret: secret()?,
-            };
-            Ok((Processes::start(&plan)?, plan))
-        })
-        .await?;
-        let at = |port| format!("127.0.0.1:{port}");
-        let (vault, pg_port) = (at(processes.bao().port), processes.pg().port);
-        let vault_tls = processes.bao().tls_port.map(at);
-        if plan.storage == Storage::Raft {
-            initialise(&vault, &processes).await?;
+        let plan = Plan {
+            storage: self.storage,
+            extras,
+            postgres_certificate,
+            postgres_settings: self.postgres_settings,
+            authority,
+            secret: secret()?,
+        };
+        let (storage, audits) = (plan.storage, plan.extras.audit_raw);
+        let (servers, mut ends) = match backend {
+            Backend::Processes => start_processes(self.search, plan).await?,
+            #[cfg(feature = "containers")]
+            Backend::Containers => {
+                crate::containers::start(plan, self.vault_image, self.postgres_image).await?
+            }
+            #[cfg(not(feature = "containers"))]
+            Backend::Containers => {
+                return Err(Error::Unsupported(
+                    "containers were asked for (LEASEHOLD_TESTKIT_BACKEND, or a builder) and need \
+                     the feature `containers` of leasehold-testkit"
+                        .into(),
+                ));
+            }
+        };
+        let mut unseal_key = None;
+        if storage == Storage::Raft {
+            let (root_token, key) = initialise(&ends.vault).await?;
+            ends.root_token = root_token;
+            unseal_key = Some(key);
         }
-        let root_token = processes.bao().root_token.clone();
-        Ok(Stack {
-            inner: Arc::new(Inner {
-                ends: Endpoints {
-                    vault,
-                    vault_tls,
-                    root_token,
-                    pg_host: "127.0.0.1".into(),
-                    pg_port,
-                    pg_for_vault: format!("127.0.0.1:{pg_port}"),
-                    pg_password: plan.secret,
-                    authority,
-                },
-                backend: Backend::Processes(Box::new(processes)),
-            }),
-        })
+        wait_active(&ends.vault).await?;
+        Ok(Stack { inner: Arc::new(Inner { ends, servers, storage, audits, unseal_key }) })
     }
 }
 
-#[cfg(feature = "containers")]
-impl StackBuilder {
-    /// As [`Stack::containers`], with this builder's settings for Postgres.
-    pub async fn start_containers(self) -> Result<Stack> {
-        let special = self.tls || !self.vault_tls.is_empty() || self.audit_raw;
-        if special || self.storage != Storage::Dev {
-            return Err(Error::Unsupported(
-                "containers come with Storage::Dev, without TLS and without an audit: use start() \
-                 for the rest"
-                    .into(),
-            ));
-        }
-        crate::containers::start(&self.postgres_settings).await
-    }
+async fn start_processes(search: Search, plan: Plan) -> Result<(Servers, Endpoints)> {
+    blocking(move || {
+        let programs = search.run(plan.postgres_certificate.is_some())?;
+        let processes = Processes::start(&plan, &programs)?;
+        let ends = processes.endpoints(plan);
+        Ok((Servers::Processes(Box::new(processes)), ends))
+    })
+    .await
 }
 
 impl Stack {
-    /// A dev server and a Postgres, both with the defaults.
+    /// A dev server and a Postgres, both with the defaults, on the backend that the environment
+    /// names ([`Backend::from_env`]): processes, if it says nothing.
     pub async fn start() -> Result<Self> {
         Self::builder().start().await
+    }
+
+    /// The same as child processes, whatever the environment says.
+    pub async fn processes() -> Result<Self> {
+        Self::builder().backend(Backend::Processes).start().await
+    }
+
+    /// The same as Docker containers, whatever the environment says about that. Images:
+    /// [`StackBuilder::vault_image`] and [`StackBuilder::postgres_image`].
+    ///
+    /// All that a stack of processes can do is possible, but for [`Stack::dir`],
+    /// [`Stack::vault_program`], [`StackBuilder::postgres_tls`] and a
+    /// [`DatabaseSpec::postgres_at`](crate::DatabaseSpec::postgres_at) on this machine's loopback.
+    /// An error says so.
+    ///
+    /// # Errors
+    /// If no Docker engine can be reached, or an image is neither there nor to be had.
+    #[cfg(feature = "containers")]
+    pub async fn containers() -> Result<Self> {
+        Self::builder().backend(Backend::Containers).start().await
     }
 
     /// For everything that differs from the defaults.
@@ -300,17 +366,16 @@ impl Stack {
     /// `None` for containers.
     #[must_use]
     pub fn dir(&self) -> Option<&Path> {
-        self.inner.backend.processes("a folder").ok().map(|p| p.dir.as_path())
+        self.inner.servers.processes("a folder").ok().map(|p| p.dir.as_path())
     }
 
-    /// Ends both servers and removes their folder, whoever still holds a handle.
+    /// Ends both servers and removes what was theirs, whoever still holds a handle.
     pub async fn shutdown(&self) -> Result<()> {
         #[cfg(feature = "containers")]
-        if let Backend::Containers(c) = &self.inner.backend {
-            c.end();
-            return Ok(());
+        if let Servers::Containers(c) = &self.inner.servers {
+            return c.end().await;
         }
-        self.processes("shutting down", |p| {
+        self.on_processes("shutting down", |p| {
             p.end();
             Ok(())
         })
@@ -366,15 +431,33 @@ impl Stack {
         http::ok(method, path, self.vault_request(method, path, body).await?)
     }
 
+    /// Whether there was anything to do.
+    pub(crate) async fn carry_out(&self, deed: Deed) -> Result<bool> {
+        #[cfg(feature = "containers")]
+        if let Servers::Containers(c) = &self.inner.servers {
+            return c.carry_out(deed, &self.inner.ends).await;
+        }
+        self.on_processes("this", move |p| p.carry_out(deed)).await
+    }
+
+    /// What a server has written since its first start.
+    pub(crate) async fn log_of(&self, server: Server) -> Result<String> {
+        #[cfg(feature = "containers")]
+        if let Servers::Containers(c) = &self.inner.servers {
+            return c.log(server).await;
+        }
+        self.on_processes("reading a log", move |p| p.log(server)).await
+    }
+
     /// Runs blocking work on the processes, off the runtime's threads.
-    pub(crate) async fn processes<T: Send + 'static>(
+    pub(crate) async fn on_processes<T: Send + 'static>(
         &self,
         doing: &'static str,
         work: impl FnOnce(&Processes) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.inner.backend.processes(doing)?;
+        self.inner.servers.processes(doing)?;
         let inner = Arc::clone(&self.inner);
-        blocking(move || work(inner.backend.processes(doing)?)).await
+        blocking(move || work(inner.servers.processes(doing)?)).await
     }
 }
 
@@ -390,8 +473,8 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// One key share, kept by us.
-async fn initialise(vault: &str, processes: &Processes) -> Result<()> {
+/// One key share, kept by us: the root token and the key.
+async fn initialise(vault: &str) -> Result<(String, String)> {
     let body = json!({ "secret_shares": 1, "secret_threshold": 1 });
     let reply = http::request(vault, "", "PUT", "sys/init", Some(&body)).await?;
     let init = http::ok("PUT", "sys/init", reply)?;
@@ -402,8 +485,8 @@ async fn initialise(vault: &str, processes: &Processes) -> Result<()> {
             detail: "sys/init answered without a key or a root token".into(),
         });
     };
-    processes.bao().initialised(root, key.clone());
-    unseal(vault, &key).await
+    unseal(vault, &key).await?;
+    Ok((root, key))
 }
 
 /// Unseals it and waits until it serves.

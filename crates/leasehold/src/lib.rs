@@ -93,13 +93,13 @@ mod line;
 #[cfg_attr(feature = "simulation", allow(missing_docs, clippy::must_use_candidate))]
 #[macro_use]
 mod machine;
+#[cfg(all(doc, not(doctest)))]
+pub mod manual;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(not(feature = "metrics"))]
 #[path = "metrics/off.rs"]
 mod metrics;
-#[cfg(all(doc, not(doctest)))]
-pub mod manual;
 mod once;
 mod provider;
 mod rotator;

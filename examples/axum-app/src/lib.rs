@@ -12,8 +12,8 @@ pub mod browser;
 mod config;
 mod error;
 mod health;
-mod metrics;
 mod latency;
+mod metrics;
 mod page;
 mod service;
 

