@@ -85,6 +85,7 @@ mod fold;
 mod generation;
 mod health;
 pub mod hook;
+mod kept;
 mod line;
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
@@ -104,6 +105,7 @@ pub use detached::to_its_end;
 pub use event::{Event, Reason, Severity};
 pub use generation::Generation;
 pub use health::{DrainHealth, Health, HealthState, LastError, PoolHealth};
+pub use kept::Kept;
 pub use machine::Remains;
 #[doc(hidden)]
 pub use once::once_by;
