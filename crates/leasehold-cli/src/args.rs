@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::completions;
+use crate::{completions, dev, exec, import, watch};
 
 /// Postgres logins on leases from Vault or OpenBao: checked, watched, and lent to commands.
 #[derive(Debug, Parser)]
@@ -14,6 +14,14 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a command on a login that is renewed while it runs and revoked after it.
+    Exec(exec::Args),
+    /// Show one provider live: TTLs running down, renewals, rotations.
+    Watch(watch::Args),
+    /// Start OpenBao and Postgres on this machine, and print the environment to use them with.
+    Dev(dev::Args),
+    /// Move connection settings from an .env file into a KV engine (version 2).
+    Import(import::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
 }

@@ -3,10 +3,18 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod child;
 mod completions;
+mod dev;
+mod environment;
+mod exec;
 mod failure;
+mod import;
+mod place;
+mod signals;
 mod target;
 mod terminal;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -17,6 +25,10 @@ use crate::args::{Cli, Command};
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Exec(args) => exec::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Import(args) => import::run(args).await,
         Command::Completions(args) => completions::run(&args),
     };
     match outcome {

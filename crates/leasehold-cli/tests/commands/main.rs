@@ -1,0 +1,6 @@
+//! The commands as they are typed, on real servers.
+// Helpers outside of test functions count as such too.
+#![allow(clippy::unwrap_used)]
+
+mod exec;
+mod program;
