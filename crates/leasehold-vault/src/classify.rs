@@ -20,6 +20,8 @@ pub(crate) enum Op {
     Issue,
     /// What can be asked as often as one likes: nothing is made by it.
     Read,
+    /// A secret of a KV engine.
+    Write,
     Renew,
     Revoke,
     Health,
@@ -37,6 +39,7 @@ impl Op {
             Self::TokenRevoke => "revoking the token at",
             Self::Issue => "issuing a login from",
             Self::Read => "reading",
+            Self::Write => "writing",
             Self::Renew => "renewing a lease of",
             Self::Revoke => "revoking a lease of",
             Self::Health => "asking for",
@@ -50,6 +53,7 @@ impl Op {
     fn right(self, path: &str) -> String {
         let path = match self {
             Self::Issue | Self::Read => return format!("`read` on {path}"),
+            Self::Write => return format!("`create` and `update` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
             Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap | Self::Privileges => path,
             Self::TokenRenew => "auth/token/renew-self",
@@ -153,6 +157,7 @@ const LOGIN: &[Op] = &[Op::Login];
 const TOKEN: &[Op] = &[Op::TokenRenew, Op::TokenRevoke];
 const ISSUE: &[Op] = &[Op::Issue];
 const GET: &[Op] = &[Op::Issue, Op::Read];
+const WRITE: &[Op] = &[Op::Write];
 const LEASE: &[Op] = &[Op::Renew, Op::Revoke];
 const WRAP: &[Op] = &[Op::WrapLookup, Op::Unwrap];
 
@@ -197,6 +202,9 @@ const TABLE: &[Rule] = &[
     rule(ISSUE, (500, 500), Part("is not an allowed role"), Kind(Denied), "add the role to `allowed_roles` of the database connection"),
     rule(GET, (405, 405), Anything, Kind(NotFound), "this path issues no logins: check mount and role"),
     rule(ISSUE, (400, 599), Part("failed to find entry for connection with name"), Kind(NotFound), "the database connection of the role is gone: configure it anew"),
+
+    // Secrets that are written.
+    rule(WRITE, (400, 400), Part("did not match the current version"), Kind(Other), "somebody has written it meanwhile: look at it again"),
 
     // Leases. What is transient comes as 400 too.
     rule(LEASE, (400, 400), Part("past the max TTL"), Kind(NotRenewable), "the lease is at its maximum TTL"),

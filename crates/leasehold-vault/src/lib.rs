@@ -95,6 +95,7 @@ pub mod fuzzing;
 mod health;
 mod keeper;
 mod kv;
+mod kv_entries;
 mod limit;
 mod mint_time;
 mod once;
@@ -112,6 +113,9 @@ pub use config::{ConfigError, Settings, VaultConfig};
 pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
 pub use kv::KvSecret;
+/// For the command line.
+#[doc(hidden)]
+pub use kv_entries::{Entries, KvMount};
 pub use once::once;
 pub use privileges::Missing;
 pub use session::{Session, TokenState};

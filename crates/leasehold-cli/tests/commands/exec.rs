@@ -54,7 +54,7 @@ async fn a_command_outlives_several_ttls_and_leaves_nothing() {
     assert!(vaults.is_empty(), "{vaults:?}");
     // I10: neither in what it says, nor where `ps` would show it.
     let cmdline = std::fs::read(format!("/proc/{}/cmdline", program.id())).unwrap();
-    let shown = String::from_utf8_lossy(&cmdline) + &*program.said();
+    let shown = String::from_utf8_lossy(&cmdline).into_owned() + &program.said();
     assert!(!shown.contains(&variables["PGPASSWORD"]), "{shown}");
     folder.write("go", "");
     let status = program.end();
