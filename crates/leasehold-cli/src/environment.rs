@@ -175,7 +175,8 @@ mod tests {
 
     #[test]
     fn what_leads_to_vault_is_known_by_its_name() {
-        for name in ["VAULT_TOKEN", "BAO_ADDR", "VAULT__TOKEN", "APPROLE_SECRET_ID", "MY_SECRET_ID"] {
+        for name in ["VAULT_TOKEN", "BAO_ADDR", "VAULT__TOKEN", "APPROLE_SECRET_ID", "MY_SECRET_ID"]
+        {
             assert!(is_vaults(OsStr::new(name)), "{name}");
         }
         for name in ["PATH", "PGHOST", "MY_VAULT_TOKEN_COUNT"] {

@@ -49,7 +49,12 @@ pub(crate) struct Args {
     #[arg(long, short)]
     verbose: bool,
     /// The command and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
     command: Vec<OsString>,
 }
 
@@ -164,7 +169,9 @@ async fn end(login: Once, signals: &mut Signals, verbose: bool) {
             }
         }
         Some((report, _)) => tell_left(&report.to_string()),
-        None => tell_left(&format!("{username}, whose revocation was given up, until its TTL ends")),
+        None => {
+            tell_left(&format!("{username}, whose revocation was given up, until its TTL ends"))
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! `leasehold import`.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -159,26 +161,40 @@ fn read(file: &Path) -> Result<Vec<(String, Zeroizing<String>)>, Failure> {
     let text = std::fs::read_to_string(file).map(Zeroizing::new);
     let text = text.map_err(|e| Failure::of(&format!("reading {shown}"), &e))?;
     let text = text.trim_start_matches('\u{feff}');
+    let taken = Cell::new(0);
+    let mut items = dotenvy::from_read_iter(ByLine { rest: text.as_bytes(), taken: &taken });
     let mut variables = Vec::new();
-    for item in dotenvy::from_read_iter(text.as_bytes()) {
-        let (name, value) = item.map_err(|e| {
-            let place = match &e {
-                dotenvy::Error::LineParse(bad, _) => number_of(text, &Zeroizing::new(bad.clone())),
-                _ => None,
-            };
-            let place = place.map_or_else(|| "a line".to_owned(), |n| format!("line {n}"));
+    loop {
+        let before = taken.get();
+        let Some(item) = items.next() else { return Ok(variables) };
+        let (name, value) = item.map_err(|_| {
+            let skipped = |line: &&str| line.trim().is_empty() || line.trim().starts_with('#');
+            let number = before + 1 + text.lines().skip(before).take_while(skipped).count();
             Failure::usage(format!(
-                "{shown}: {place} is no NAME=VALUE: quote values with spaces, quotes or $ in them"
+                "{shown}: line {number} is no NAME=VALUE: quote values with spaces, quotes or $ \
+                 in them"
             ))
         })?;
         variables.push((name, Zeroizing::new(value)));
     }
-    Ok(variables)
 }
 
-fn number_of(text: &str, bad: &str) -> Option<usize> {
-    let first = bad.lines().next()?.trim();
-    text.lines().position(|line| line.trim() == first).map(|n| n + 1)
+/// Hands out one line at a time, so that it is known which one the parser is at. It tells of a bad
+/// line only what is in it.
+struct ByLine<'a> {
+    rest: &'a [u8],
+    taken: &'a Cell<usize>,
+}
+
+impl Read for ByLine<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let end = self.rest.iter().position(|byte| *byte == b'\n').map(|n| n + 1);
+        let n = end.unwrap_or(self.rest.len()).min(into.len());
+        into[..n].copy_from_slice(&self.rest[..n]);
+        self.taken.set(self.taken.get() + usize::from(end == Some(n)));
+        self.rest = &self.rest[n..];
+        Ok(n)
+    }
 }
 
 /// What is to be written, by key, and the names of what is not.
@@ -193,7 +209,8 @@ fn select(
     let mut from = BTreeMap::new();
     for (name, value) in variables {
         let short = name.strip_prefix(args.prefix.as_deref().unwrap_or_default());
-        let named = args.only.contains(&name) || short.is_some_and(|s| args.only.iter().any(|o| o == s));
+        let named =
+            args.only.contains(&name) || short.is_some_and(|s| args.only.iter().any(|o| o == s));
         let known = short.and_then(|short| LOGIN.iter().find(|(known, _)| *known == short));
         let mapped = short.and_then(|short| args.map.iter().find(|(from, _)| from == short));
         let taken = match (args.only.is_empty(), short) {

@@ -6,6 +6,7 @@ mod args;
 mod child;
 mod completions;
 mod dev;
+mod env_file;
 mod environment;
 mod exec;
 mod failure;

@@ -1,4 +1,7 @@
-use std::process::ExitCode; use crate::failure::Failure;
+use crate::failure::Failure;
+use std::process::ExitCode;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
-pub(crate) async fn run(_: Args) -> Result<ExitCode, Failure> { Ok(ExitCode::SUCCESS) }
+pub(crate) async fn run(_: Args) -> Result<ExitCode, Failure> {
+    Ok(ExitCode::SUCCESS)
+}

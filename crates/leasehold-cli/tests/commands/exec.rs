@@ -115,7 +115,10 @@ async fn a_command_that_does_not_end_is_killed_when_asked_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_during_the_mint_leaves_nothing_and_runs_nothing() {
-    let slow = ["SELECT pg_sleep(2)", r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE "{{group}}""#];
+    let slow = [
+        "SELECT pg_sleep(2)",
+        r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE "{{group}}""#,
+    ];
     let spec = DatabaseSpec::new("mint").role(role(60, 600).creation(slow));
     let db = shared().await.unwrap().database(spec).await.unwrap();
     let folder = Folder::new("mint");

@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod exec;
+mod import;
 mod program;

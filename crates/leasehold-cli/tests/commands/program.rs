@@ -74,8 +74,11 @@ pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     pub(crate) fn new(name: &str) -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("{name}-{}-{:x}", std::process::id(), number()));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
+            "{name}-{}-{:x}",
+            std::process::id(),
+            number()
+        ));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
