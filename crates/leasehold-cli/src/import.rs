@@ -13,7 +13,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::terminal::{BAD, CAREFUL, FAINT, GOOD};
+use crate::terminal::{BAD, CAREFUL, FAINT, GOOD, out};
 
 /// What is taken along without being named, and what a login's keys are called in a KV secret.
 const LOGIN: [(&str, &str); 6] = [
@@ -120,18 +120,18 @@ async fn import(
         line(FAINT, &format!("left in {}: {}", args.from.display(), left.join(", ")));
     }
     if !plan.changes_anything() {
-        anstream::println!("Nothing to write.");
+        out("Nothing to write.");
     } else if args.write {
         let version = session.kv2_write(mount, path, &plan.new).await;
         let version = version.map_err(|e| Failure::of("nothing was written", &e))?;
         line(GOOD, &format!("Wrote version {version} of {mount}/{path}."));
     } else {
-        anstream::println!("Nothing was written: --write does it.");
+        out("Nothing was written: --write does it.");
     }
     match plan.username(&format!("{mount}/{path}")) {
-        Ok(username) => anstream::println!(
+        Ok(username) => out(&format!(
             "A login, of {username}: session.kv2({mount:?}, {path:?}) is a source of it."
-        ),
+        )),
         Err(why) => line(CAREFUL, &format!("Not a login that session.kv2 could serve: {why}.")),
     }
     Ok(())
@@ -298,8 +298,8 @@ impl Plan {
 
     fn show(&self, place: &str) {
         match self.new.version {
-            0 => anstream::println!("{place}, which is new:"),
-            version => anstream::println!("{place}, now at version {version}:"),
+            0 => out(&format!("{place}, which is new:")),
+            version => out(&format!("{place}, now at version {version}:")),
         }
         for (key, change) in &self.changes {
             let (style, sign, word) = match change {
@@ -330,5 +330,5 @@ impl Plan {
 }
 
 fn line(style: Style, text: &str) {
-    anstream::println!("{style}{text}{style:#}");
+    out(&format!("{style}{text}{style:#}"));
 }

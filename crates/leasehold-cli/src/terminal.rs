@@ -21,3 +21,9 @@ pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
         _ => Ok(()),
     }
 }
+
+/// A line on stdout. A reader that has gone is no failure here either; what else could be wrong
+/// with stdout, nobody would hear.
+pub(crate) fn out(line: &str) {
+    let _ = writeln!(anstream::stdout().lock(), "{line}");
+}
