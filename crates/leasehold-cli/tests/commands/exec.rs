@@ -11,6 +11,7 @@ use crate::program::{
     Folder, LEASEHOLD, PATIENCE, Program, assert_nothing_left, database, leasehold, plain, role,
     run,
 };
+use crate::terminal::Terminal;
 
 /// Writes its environment to `env`, and waits for the file `go`. The folder is its first argument.
 const WAITS: &str = r#"
@@ -239,6 +240,45 @@ async fn vault_may_be_away_while_the_command_runs() {
     // It ends by its TTL.
     let gone = async || Ok(db.leases().await?.is_empty() && db.logins().await?.is_empty());
     eventually("the lease ends", Duration::from_secs(60), gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_reaches_the_command_once() {
+    let db = database(shared().await.unwrap(), "terminal", 60, 600).await;
+    let folder = Folder::new("terminal");
+    let script = format!("trap 'echo took INT' INT; {WAITS}; echo went");
+    let inner = exec(&db, &folder, &[], &script).await;
+    // A session whose terminal it is: Ctrl-C goes to all of its foreground group.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait"]).arg(inner.get_program()).args(inner.get_args());
+    let set = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.env_clear().envs(set);
+    let (mut terminal, mut program) = Terminal::start(&mut command);
+    folder.read("env");
+    terminal.press("\x03");
+    program.wait_for("took INT");
+    folder.write("go", "");
+    assert_eq!(program.end().code(), Some(0), "{}", program.said());
+    // Had it been handed on as well, the shell would have taken it again before it went.
+    assert_eq!(program.said().matches("took INT").count(), 1, "{}", program.said());
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_ignored_stays_ignored() {
+    let db = database(shared().await.unwrap(), "nohup", 60, 600).await;
+    let folder = Folder::new("nohup");
+    let inner = exec(&db, &folder, &[], WAITS).await;
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    let set = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut program = Program::start(command.env_clear().envs(set));
+    folder.read("env");
+    program.signal(Signal::HUP);
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().code(), Some(128 + 15), "{}", program.said());
+    assert_nothing_left(&db).await;
 }
 
 #[test]

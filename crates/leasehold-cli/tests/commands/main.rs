@@ -2,6 +2,9 @@
 // Helpers outside of test functions count as such too.
 #![allow(clippy::unwrap_used)]
 
+mod dev;
 mod exec;
 mod import;
 mod program;
+mod terminal;
+mod watch;
