@@ -8,7 +8,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use leasehold::{CredentialProvider, Event, Health, Rotator, ShutdownReport, StartError};
+use leasehold::{CredentialProvider, Event, Health, Rotator, ShutdownReport};
 use leasehold_vault::{Session, TokenState};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -129,7 +129,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     }
     let started = signals.through(builder.start(), notice).await.ok_or_else(gave_up)?;
     let (rotator, caught) = started;
-    let rotator = rotator.map_err(|e: StartError| Failure::of("starting", &e))?;
+    let rotator = match rotator {
+        Ok(rotator) => rotator,
+        Err(error) => {
+            // We hold the session too; it goes before this process does.
+            session.close().await;
+            return Err(Failure::of("starting", &error));
+        }
+    };
     let source = format!("{mount}/creds/{role}");
     let watch =
         Watch { begun: Instant::now(), source, session, provider: rotator.provider(), events };

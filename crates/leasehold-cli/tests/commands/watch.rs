@@ -47,7 +47,7 @@ async fn as_json_each_line_is_an_object_and_it_ends_by_itself() {
     let (code, said) = run(&mut watch(&db, &["--json", "--for", "1s"]).await);
     assert_eq!(code, Some(0), "{said}");
     let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines[0]["event"], "rotating");
+    assert_eq!(lines[0]["event"], "issued");
     let swapped = lines.iter().find(|line| line["event"] == "swapped").unwrap();
     assert_eq!(swapped["health"]["generation"], 1);
     let end = lines.last().unwrap();
@@ -72,7 +72,7 @@ async fn a_terminal_counts_down_rotates_by_a_key_and_is_given_back() {
         let before = terminal.modes();
         let mut countdowns = Vec::new();
         program.wait_until("two countdowns", |said| {
-            countdowns.extend(line(said, "lease"));
+            countdowns.extend(line(said, "lease "));
             countdowns.dedup();
             countdowns.len() > 2
         });
