@@ -10,6 +10,8 @@ mod env_file;
 mod environment;
 mod exec;
 mod failure;
+#[cfg(test)]
+mod help_tests;
 mod import;
 mod place;
 mod signals;

@@ -121,7 +121,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         session.close().await;
         return Ok(caught.exit_code().into());
     }
-    let (told, events) = mpsc::unbounded_channel();
+    let (told, mut events) = mpsc::unbounded_channel();
     let mut builder = Rotator::builder(session.dynamic_role(&mount, &role))
         .observer(move |event| drop(told.send(event.clone())));
     if let Some(grace) = args.grace {
@@ -132,7 +132,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let rotator = match rotator {
         Ok(rotator) => rotator,
         Err(error) => {
-            // We hold the session too; it goes before this process does.
+            // What was made is given back in the background, until nobody is there to tell; and
+            // we hold the session too. Both come before the end of this process.
+            while events.recv().await.is_some() {}
             session.close().await;
             return Err(Failure::of("starting", &error));
         }

@@ -2,6 +2,7 @@
 // Helpers outside of test functions count as such too.
 #![allow(clippy::unwrap_used)]
 
+mod completions;
 mod dev;
 mod exec;
 mod import;

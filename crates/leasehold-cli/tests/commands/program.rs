@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) const LEASEHOLD: &str = env!("CARGO_BIN_EXE_leasehold");
 /// For a busy machine, the download of a first run included.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A database with a role `app` of this life.
 pub(crate) async fn database(stack: &Stack, name: &str, ttl: u64, max_ttl: u64) -> TestDb {
