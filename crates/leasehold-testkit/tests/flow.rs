@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use leasehold_testkit::{
-    AppRoleSpec, DatabaseSpec, LoginKind, RoleSpec, TestDb, TokenSpec, eventually, shared,
+    AppRoleSpec, DatabaseSpec, LoginKind, RoleSpec, Stack, TestDb, TokenSpec, eventually, shared,
 };
 
 const SOON: Duration = Duration::from_secs(10);

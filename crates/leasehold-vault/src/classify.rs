@@ -157,7 +157,6 @@ const LOGIN: &[Op] = &[Op::Login];
 const TOKEN: &[Op] = &[Op::TokenRenew, Op::TokenRevoke];
 const ISSUE: &[Op] = &[Op::Issue];
 const GET: &[Op] = &[Op::Issue, Op::Read];
-const WRITE: &[Op] = &[Op::Write];
 const LEASE: &[Op] = &[Op::Renew, Op::Revoke];
 const WRAP: &[Op] = &[Op::WrapLookup, Op::Unwrap];
 
@@ -202,9 +201,6 @@ const TABLE: &[Rule] = &[
     rule(ISSUE, (500, 500), Part("is not an allowed role"), Kind(Denied), "add the role to `allowed_roles` of the database connection"),
     rule(GET, (405, 405), Anything, Kind(NotFound), "this path issues no logins: check mount and role"),
     rule(ISSUE, (400, 599), Part("failed to find entry for connection with name"), Kind(NotFound), "the database connection of the role is gone: configure it anew"),
-
-    // Secrets that are written.
-    rule(WRITE, (400, 400), Part("did not match the current version"), Kind(Other), "somebody has written it meanwhile: look at it again"),
 
     // Leases. What is transient comes as 400 too.
     rule(LEASE, (400, 400), Part("past the max TTL"), Kind(NotRenewable), "the lease is at its maximum TTL"),

@@ -143,8 +143,15 @@ impl Session {
             let request = WriteSecret { path: path.clone(), body: body.clone() };
             api.json(Op::Write, &path, request, Some(&token), api.request_timeout).await
         };
-        let Data { data }: Data<VersionOnly> = self.manage_with(call).await?;
-        Ok(data.version)
+        let written: Result<Data<VersionOnly>, _> = self.manage_with(call).await;
+        written.map(|reply| reply.data.version).map_err(|e| match e.to_string() {
+            said if said.contains("did not match the current version") => {
+                let message =
+                    format!("writing {path}: somebody has written it meanwhile: look at it again");
+                SourceError::new(ErrorKind::Other, message)
+            }
+            _ => e,
+        })
     }
 
     async fn read_at<R: DeserializeOwned>(&self, path: &str) -> Result<R, SourceError> {

@@ -49,6 +49,8 @@ async fn it_prints_and_writes_an_environment_that_works_until_it_ends() {
     let files = ["--schema", &schema, "--write-env", path];
     let mut program = Program::start(&mut dev(&[&life[..], &names, &files].concat()));
     program.wait_for("ready; Ctrl-C ends it");
+    // The two streams have no order.
+    program.wait_for("export PGDATABASE=orders\n");
     let said = program.said();
     let printed = pairs(said.lines().filter_map(|line| line.strip_prefix("export ")));
     let text = std::fs::read_to_string(&file).unwrap();

@@ -1,7 +1,7 @@
 //! The binary, what it says, and what it leaves.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -141,8 +141,8 @@ impl Program {
         let (to_us, pieces) = mpsc::channel();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let also_to_us = to_us.clone();
-        std::thread::spawn(move || pass_on(out, &to_us));
-        std::thread::spawn(move || pass_on(err, &also_to_us));
+        std::thread::spawn(move || pass_on_lines(out, &to_us));
+        std::thread::spawn(move || pass_on_lines(err, &also_to_us));
         Self { child, pieces, said: Vec::new() }
     }
 
@@ -203,6 +203,17 @@ impl Drop for Program {
         // Gone already, unless the test failed.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Whole lines, so that one stream does not come into a line of the other.
+fn pass_on_lines(from: impl Read, to_us: &mpsc::Sender<Vec<u8>>) {
+    let mut from = BufReader::new(from);
+    let mut line = Vec::new();
+    while let Ok(1..) = from.read_until(b'\n', &mut line) {
+        if to_us.send(std::mem::take(&mut line)).is_err() {
+            return;
+        }
     }
 }
 
