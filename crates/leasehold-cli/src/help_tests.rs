@@ -6,9 +6,16 @@ use clap::{CommandFactory, Parser};
 
 use crate::args::Cli;
 
-/// The words of a line, as far as a pipe, a redirection or a continuation.
-fn words(line: &str) -> Vec<&str> {
-    line.split_whitespace().take_while(|word| !matches!(*word, ">" | "|" | "&&" | "#")).collect()
+/// The words of a line, as far as a pipe or a redirection. Every other piece between single quotes
+/// is one word, or a part of one.
+fn words(line: &str) -> Vec<String> {
+    let quoted = line.split('\'').enumerate().map(|(n, piece)| match n % 2 {
+        1 => piece.replace(' ', "\u{1}"),
+        _ => piece.to_owned(),
+    });
+    let line: String = quoted.collect();
+    let words = line.split_whitespace().take_while(|w| !matches!(*w, ">" | "|" | "&&" | "#"));
+    words.map(|word| word.replace('\u{1}', " ")).collect()
 }
 
 fn assert_parses(place: &str, line: &str) {
