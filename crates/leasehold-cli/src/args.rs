@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{completions, doctor, policy};
+use crate::{completions, dev, doctor, exec, import, policy, watch};
 
 /// Postgres logins on leases from Vault or OpenBao: checked, watched, and lent to commands.
 #[derive(Debug, Parser)]
@@ -18,6 +18,14 @@ pub(crate) enum Command {
     Doctor(doctor::Args),
     /// Print the policy that an application needs, or a role's definition.
     Policy(policy::Args),
+    /// Run a command on a login that is renewed while it runs and revoked after it.
+    Exec(exec::Args),
+    /// Show one provider live: TTLs running down, renewals, rotations.
+    Watch(watch::Args),
+    /// Start OpenBao and Postgres on this machine, and print the environment to use them with.
+    Dev(dev::Args),
+    /// Move connection settings from an .env file into a KV engine (version 2).
+    Import(import::Args),
     /// Print a completion script for a shell.
     Completions(completions::Args),
 }

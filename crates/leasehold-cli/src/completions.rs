@@ -9,13 +9,17 @@ use crate::args::Cli;
 use crate::failure::Failure;
 
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Example:\n  leasehold completions bash > ~/.local/share/bash-completion/completions/leasehold"
-)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// For which shell.
     shell: Shell,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  leasehold completions bash > ~/.local/share/bash-completion/completions/leasehold
+  leasehold completions zsh > \"${fpath[1]}/_leasehold\"
+  leasehold completions fish > ~/.config/fish/completions/leasehold.fish";
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();

@@ -22,6 +22,11 @@ impl Failure {
         Self { message: message.into(), code: 2 }
     }
 
+    /// The same with an exit code that means something else.
+    pub(crate) fn with_code(self, code: u8) -> Self {
+        Self { code, ..self }
+    }
+
     /// An error and what caused it, on one line, behind what was being done.
     pub(crate) fn of(doing: &str, error: &dyn Error) -> Self {
         let causes = std::iter::successors(error.source(), |e| (*e).source());

@@ -3,13 +3,24 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod child;
 mod completions;
+mod dev;
 mod doctor;
+mod env_file;
+mod environment;
+mod exec;
 mod failure;
+#[cfg(test)]
+mod help_tests;
+mod import;
+mod place;
 mod policy;
 mod postgres;
+mod signals;
 mod target;
 mod terminal;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -22,6 +33,10 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Doctor(args) => doctor::run(&args).await,
         Command::Policy(args) => policy::run(&args),
+        Command::Exec(args) => exec::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Import(args) => import::run(args).await,
         Command::Completions(args) => completions::run(&args),
     };
     match outcome {

@@ -36,3 +36,9 @@ pub(crate) fn print_styled(text: &str) -> Result<(), Failure> {
 pub(crate) fn tell(text: &str) {
     let _ = writeln!(io::stderr(), "leasehold: {text}");
 }
+
+/// A line on stdout. A reader that has gone is no failure here either; what else could be wrong
+/// with stdout, nobody would hear.
+pub(crate) fn out(line: &str) {
+    let _ = writeln!(anstream::stdout().lock(), "{line}");
+}

@@ -102,7 +102,7 @@ impl Stack {
         if spec.roles.is_empty() {
             spec.roles.push(RoleSpec::new("app"));
         }
-        let name = unique(&spec.name);
+        let name = if spec.exact_name { exact(&spec.name)? } else { unique(&spec.name) };
         self.create_database(&name, &spec).await?;
         if let Some(namespace) = &spec.namespace {
             let path = format!("sys/namespaces/{namespace}");
@@ -450,6 +450,17 @@ fn unique(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     let short: String = name.chars().take(32).map(plain).collect();
     format!("{short}_{}", NEXT.fetch_add(1, Relaxed))
+}
+
+/// As given, if it needs no quoting anywhere.
+fn exact(name: &str) -> Result<String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if (1..=48).contains(&name.len()) && name.bytes().all(plain) {
+        return Ok(name.to_owned());
+    }
+    Err(Error::BadSpec(format!(
+        "{name:?} can't be an exact name: use at most 48 small letters, digits and underscores"
+    )))
 }
 
 /// Any path may begin with the namespace, in place of a header.

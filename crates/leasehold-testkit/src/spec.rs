@@ -13,6 +13,7 @@ use crate::{Error, Result, TestDb};
 #[must_use]
 pub struct DatabaseSpec {
     pub(crate) name: String,
+    pub(crate) exact_name: bool,
     pub(crate) roles: Vec<RoleSpec>,
     pub(crate) app_role: AppRoleSpec,
     pub(crate) schema: Vec<String>,
@@ -28,6 +29,7 @@ impl DatabaseSpec {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            exact_name: false,
             roles: Vec::new(),
             app_role: AppRoleSpec::default(),
             schema: Vec::new(),
@@ -37,6 +39,13 @@ impl DatabaseSpec {
             namespace: None,
             postgres_at: None,
         }
+    }
+
+    /// The name as it is, in place of one made unique: nobody else can have it in that stack. At
+    /// most 48 small letters, digits and underscores.
+    pub fn exact_name(mut self) -> Self {
+        self.exact_name = true;
+        self
     }
 
     /// Adds a role. Without any, there is one named `app` with [`RoleSpec`]'s defaults.

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use leasehold_testkit::{
-    AppRoleSpec, DatabaseSpec, LoginKind, RoleSpec, TestDb, TokenSpec, eventually, shared,
+    AppRoleSpec, DatabaseSpec, LoginKind, RoleSpec, Stack, TestDb, TokenSpec, eventually, shared,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -224,4 +224,20 @@ async fn a_database_in_a_namespace_is_seen_from_there_alone() {
     one.remove().await.unwrap();
     // What the other one has is still there.
     two.creds().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_name_may_be_had_as_it_is() {
+    let stack = Stack::start().await.unwrap();
+    let spec = || DatabaseSpec::new("orders").exact_name().mounted_at("database");
+    let db = stack.database(spec()).await.unwrap();
+    assert_eq!((db.name(), db.mount()), ("orders", "database"));
+    let login = db.creds().await.unwrap();
+    db.connect(&login.username, &login.password).await.unwrap();
+    // There is one of it in a stack.
+    assert!(stack.database(spec()).await.is_err());
+    for name in ["", "Orders", "or ders", "or\"ders"] {
+        let e = stack.database(DatabaseSpec::new(name).exact_name()).await.unwrap_err();
+        assert!(e.to_string().contains("exact name"), "{e}");
+    }
 }

@@ -305,7 +305,7 @@ fn read<R: DeserializeOwned>(op: Op, path: &str, reply: &Reply) -> Result<R, Fai
 /// say them back, yet some plugin may, and that text goes into logs.
 fn confided(op: Op, request: &reqwest::Request, token: Option<&Token>) -> Vec<Zeroizing<String>> {
     let mut sent: Vec<_> = token.map(Token::text).into_iter().collect();
-    if matches!(op, Op::Login | Op::WrapLookup)
+    if matches!(op, Op::Login | Op::WrapLookup | Op::Write)
         && let Some(body) = request.body().and_then(reqwest::Body::as_bytes)
         && let Ok(body) = serde_json::from_slice(body)
     {

@@ -22,7 +22,7 @@ pub struct CallCounts {
     pub revoke: u64,
     /// Questions what the policy gives: one for each source.
     pub privileges: u64,
-    /// Everything else: lookups, revocations of tokens, health.
+    /// Everything else: lookups, revocations of tokens, health, secrets written.
     pub other: u64,
 }
 
@@ -47,9 +47,8 @@ impl Calls {
             Op::Read => &self.read,
             Op::Renew => &self.renew,
             Op::Revoke => &self.revoke,
-            Op::TokenLookup | Op::TokenRevoke | Op::Health | Op::WrapLookup | Op::Unwrap => {
-                &self.other
-            }
+            Op::TokenLookup | Op::TokenRevoke | Op::Health => &self.other,
+            Op::Write | Op::WrapLookup | Op::Unwrap => &self.other,
             Op::Privileges => &self.privileges,
         };
         counter.fetch_add(1, Ordering::Relaxed);

@@ -20,6 +20,8 @@ pub(crate) enum Op {
     Issue,
     /// What can be asked as often as one likes: nothing is made by it.
     Read,
+    /// A secret of a KV engine.
+    Write,
     Renew,
     Revoke,
     Health,
@@ -71,6 +73,7 @@ impl Op {
             Self::TokenRevoke => "revoking the token at",
             Self::Issue => "issuing a login from",
             Self::Read => "reading",
+            Self::Write => "writing",
             Self::Renew => "renewing a lease of",
             Self::Revoke => "revoking a lease of",
             Self::Health => "asking for",
@@ -84,6 +87,7 @@ impl Op {
     fn right(self, path: &str) -> String {
         let path = match self {
             Self::Issue | Self::Read => return format!("`read` on {path}"),
+            Self::Write => return format!("`create` and `update` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
             Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap | Self::Privileges => path,
             Self::TokenRenew => "auth/token/renew-self",

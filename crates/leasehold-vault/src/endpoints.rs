@@ -37,6 +37,16 @@ pub(crate) struct ReadPath {
     pub(crate) path: String,
 }
 
+/// A new version of a secret of a KV engine of version 2.
+#[derive(Endpoint)]
+#[endpoint(path = "{self.path}", method = "POST")]
+pub(crate) struct WriteSecret {
+    #[endpoint(skip)]
+    pub(crate) path: String,
+    #[endpoint(raw)]
+    pub(crate) body: Vec<u8>,
+}
+
 /// A login by Kubernetes, or by JWT/OIDC.
 #[derive(Endpoint)]
 #[endpoint(path = "auth/{self.mount}/login", method = "POST")]

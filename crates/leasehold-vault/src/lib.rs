@@ -98,6 +98,7 @@ mod health;
 pub mod inspect;
 mod keeper;
 mod kv;
+mod kv_entries;
 mod limit;
 #[cfg(feature = "metrics")]
 pub mod metrics;
@@ -120,6 +121,9 @@ pub use config::{ConfigError, Settings, VaultConfig};
 pub use dynamic::DynamicRole;
 pub use health::VaultHealth;
 pub use kv::KvSecret;
+/// For the command line.
+#[doc(hidden)]
+pub use kv_entries::{Entries, KvMount};
 pub use once::once;
 pub use privileges::Missing;
 pub use session::{Session, TokenState};

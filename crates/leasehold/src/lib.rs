@@ -87,6 +87,7 @@ mod generation;
 mod health;
 pub mod hook;
 mod json;
+mod kept;
 mod line;
 // Its items are public for the simulation alone, and unreachable in a normal build.
 #[cfg_attr(not(feature = "simulation"), allow(unreachable_pub))]
@@ -113,6 +114,7 @@ pub use detached::to_its_end;
 pub use event::{Event, Reason, Severity};
 pub use generation::Generation;
 pub use health::{DrainHealth, Health, HealthState, LastError, PoolHealth};
+pub use kept::Kept;
 pub use machine::Remains;
 /// For the command line: a rotator's own terms, without a rotator.
 #[doc(hidden)]

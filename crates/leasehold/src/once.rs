@@ -11,16 +11,17 @@ use tokio::task::JoinHandle;
 
 use crate::clock::{Clock, Time};
 use crate::credential::{Credential, Issued, Lease};
-use crate::machine::Remains;
+use crate::kept;
+use crate::machine::{Login, Remains};
 use crate::rotator::ShutdownReport;
 use crate::source::{CredentialSource, DynSource, ErrorKind, SourceError, close, end_lease};
 
 /// Issues one login for a program that is done before it ends: a migration, a job, a script.
 ///
 /// Nothing runs in the background: the login is neither renewed nor replaced, and is good for
-/// [`remaining`](Once::remaining) and no longer. For anything that may take longer, or serves
-/// requests, use a [`Rotator`](crate::Rotator). The source may have a task of its own (a Vault
-/// session that renews its token has); `leasehold_vault::once` has none.
+/// [`remaining`](Once::remaining) and no longer, unless [`keep`](Once::keep) makes it last. For
+/// anything that serves requests use a [`Rotator`](crate::Rotator). The source may have a task of
+/// its own (a Vault session that renews its token has); `leasehold_vault::once` has none.
 ///
 /// ```
 /// # use leasehold::StaticSource;
@@ -56,8 +57,9 @@ pub async fn once_by(source: impl CredentialSource, clock: Clock) -> Result<Once
         let sent = clock.now();
         let result = match source.issue().await {
             Ok(issued) => {
-                let (held, runtime) = (Some(Held { source, issued, sent }), Handle::current());
-                Ok(Once { held, clock, runtime, claimed: false })
+                let login = kept::login(&issued, sent, clock.now());
+                let held = Some(Held { source, issued, login });
+                Ok(Once { held, clock, runtime: Handle::current(), claimed: false })
             }
             Err(error) => {
                 close(source, &Handle::current()).await;
@@ -89,12 +91,25 @@ pub struct Once {
 struct Held {
     source: Arc<dyn DynSource>,
     issued: Issued,
-    sent: Time,
+    login: Login,
+}
+
+impl Held {
+    fn end(&self) -> Option<Time> {
+        let token = self.issued.parent.as_ref().and_then(|parent| parent.state().ends);
+        [self.login.end, token].into_iter().flatten().min()
+    }
 }
 
 impl Once {
     fn held(&self) -> &Held {
         self.held.as_ref().expect("`end` takes it, and nobody has it after that")
+    }
+
+    /// What [`keep`](Self::keep) works on.
+    pub(crate) fn parts(&mut self) -> (&Clock, &Arc<dyn DynSource>, &Issued, &mut Login) {
+        let held = self.held.as_mut().expect("`end` takes it, and nobody has it after that");
+        (&self.clock, &held.source, &held.issued, &mut held.login)
     }
 
     /// The login.
@@ -113,11 +128,7 @@ impl Once {
     /// `None`: it does not end.
     #[must_use]
     pub fn remaining(&self) -> Option<Duration> {
-        let held = self.held();
-        let lease = held.issued.lease.ttl.map(|ttl| held.sent + ttl);
-        let token = held.issued.parent.as_ref().and_then(|parent| parent.state().ends);
-        let end = [lease, token].into_iter().flatten().min()?;
-        Some(self.clock.now().until(end))
+        Some(self.clock.now().until(self.held().end()?))
     }
 
     /// Revokes the lease and gives back what the source holds. Tries a revocation that fails for
@@ -145,15 +156,13 @@ impl Once {
 }
 
 async fn give_back(held: Held, clock: Clock) -> ShutdownReport {
-    let Held { source, issued, sent } = held;
+    let end = held.end();
+    let Held { source, issued, .. } = held;
     let Issued { credential, lease, parent } = issued;
     let mut remains = Vec::new();
     if lease.id.is_some()
         && let Err(error) = end_lease(&*source, &lease).await
     {
-        let lease = lease.ttl.map(|ttl| sent + ttl);
-        let token = parent.as_ref().and_then(|parent| parent.state().ends);
-        let end = [lease, token].into_iter().flatten().min();
         remains.push(Remains {
             username: Some(credential.username().to_owned()),
             ends_in: end.map(|end| clock.now().until(end)),

@@ -122,6 +122,43 @@ async fn an_open_page_holds_up_no_end() {
     assert_nothing_left(&db).await;
 }
 
+/// What `leasehold dev --write-env` writes has these variables, as a test over there holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_starts_with_the_variables_of_the_example_file() {
+    let db = database(shared().await.unwrap(), "env_file", 60, 600).await;
+    let secret_id = db.secret_id().await.unwrap();
+    let port = db.pg_port().to_string();
+    let vault = db.vault_addr();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../.env.example");
+    let example = std::fs::read_to_string(example).unwrap();
+    let mut command = Command::new(APP);
+    command.env_clear().env("LISTEN", "127.0.0.1:0");
+    for line in example.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let (name, _) = line.split_once('=').unwrap();
+        let value = match name {
+            "VAULT_ADDR" => &vault,
+            "VAULT_ROLE_ID" => db.role_id(),
+            "VAULT_SECRET_ID" => &secret_id,
+            "VAULT_MOUNT_PATH" | "DB_MOUNT" => db.mount(),
+            "VAULT_DATABASE_ROLE" | "ROLE" => db.role(),
+            "PG_HOST" | "PGHOST" => db.pg_host(),
+            "PG_PORT" | "PGPORT" => &port,
+            "PG_DB" | "PGDATABASE" => db.name(),
+            _ => panic!("{name} is new: give it a value here"),
+        };
+        command.env(name, value);
+    }
+    let work = move || {
+        let mut app = Program::start(&mut command);
+        app.wait_for("listening on");
+        app.signal(Signal::TERM);
+        (app.end(), app.said())
+    };
+    let (status, said) = tokio::task::spawn_blocking(work).await.unwrap();
+    assert!(status.success(), "{status}\n{said}");
+    assert_nothing_left(&db).await;
+}
+
 #[test]
 fn missing_and_senseless_settings_are_named() {
     let complete = [

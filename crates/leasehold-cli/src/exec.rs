@@ -1,0 +1,211 @@
+//! `leasehold exec`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use leasehold::{Kept, Once};
+use leasehold_vault::{Auth, Session, VaultConfig};
+
+use crate::child::{self, Running};
+use crate::environment::{self, BaseUrl};
+use crate::failure::Failure;
+use crate::place::Place;
+use crate::signals::Signals;
+use crate::target::Target;
+
+/// Logs in to Vault, issues one login, and runs the command with PGUSER and PGPASSWORD set (and
+/// PGHOST, PGPORT and PGDATABASE as given). While the command runs, the lease and our token are
+/// renewed; when it has ended, they are revoked.
+///
+/// A running program's environment can't be changed, so the login can't be replaced: the command
+/// should be done, or have its connections open, before the role's max TTL. A warning tells the
+/// time that is left, as soon as the server lets it be known.
+///
+/// TERM, INT, HUP, QUIT, USR1, USR2 and WINCH are passed on to the command, unless it has them from
+/// the terminal already. The command decides when it ends; asked to end a second time, it is
+/// killed after --kill-after.
+///
+/// The exit code is the command's own; 128 + n if signal n ended it, 127 if it was not found, 126
+/// if it could not be run, 125 if there was no login for it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    place: Place,
+    /// Sets this variable to a connection URL too. If it holds one already, its login is replaced.
+    #[arg(long, value_name = "NAME")]
+    url_var: Option<String>,
+    /// Leaves VAULT_*, BAO_* and *SECRET_ID in the command's environment. They are taken out of it
+    /// by default: it has a login, and needs no way to others.
+    #[arg(long)]
+    keep_vault_env: bool,
+    /// How long a command that was asked to end twice may take before it is killed.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    kill_after: Duration,
+    /// Tells on stderr what is issued, renewed and revoked.
+    #[arg(long, short)]
+    verbose: bool,
+    /// The command and its arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "CMD"
+    )]
+    command: Vec<OsString>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  leasehold exec --role orders --pg-host db.internal --pg-database orders -- psql
+  leasehold exec --role migrator --url-var DATABASE_URL -- sqlx migrate run
+  leasehold exec --config vault.toml --kill-after 1m -- pg_dump -f orders.sql";
+
+pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    // Before anything is made that a signal would leave behind.
+    let mut signals = Signals::listen()?;
+    let ours = |failure: Failure| failure.with_code(child::OURS);
+    let Asked { config, auth, mount, role, url } = Asked::of(&args).map_err(ours)?;
+
+    let ending = "ending, once the login that is being asked for was given back";
+    let gave_up = || ours(Failure::new("gave up: a login or token may be left, until its TTL"));
+    let login = Session::login(config, auth);
+    let (session, caught) = signals.through(login, ending).await.ok_or_else(gave_up)?;
+    let session = session.map_err(|e| ours(Failure::of("logging in to Vault", &e)))?;
+    if let Some(caught) = caught {
+        tell_left(&session.close().await.join("; "));
+        return Ok(caught.exit_code().into());
+    }
+    let source = session.dynamic_role(&mount, &role);
+    let issued = signals.through(leasehold::once(source), ending).await.ok_or_else(gave_up)?;
+    let (login, caught) = issued;
+    // The source has closed the session with it.
+    let login = login.map_err(|e| ours(Failure::of("issuing a login", &e)))?;
+    if args.verbose {
+        say(&format!("issued {} {}", login.credential().username(), for_how_long(&login)));
+    }
+    if let Some(caught) = caught {
+        end(login, &mut signals, args.verbose).await;
+        return Ok(caught.exit_code().into());
+    }
+    let (outcome, login) = on(login, &args, url.as_ref(), &mut signals).await;
+    end(login, &mut signals, args.verbose).await;
+    outcome.map(ExitCode::from)
+}
+
+/// What the arguments and the environment say.
+struct Asked {
+    config: VaultConfig,
+    auth: Auth,
+    mount: String,
+    role: String,
+    url: Option<BaseUrl>,
+}
+
+impl Asked {
+    fn of(args: &Args) -> Result<Self, Failure> {
+        let settings = args.target.settings()?;
+        let url = args.url_var.as_ref().map(|name| BaseUrl::find(name, &args.place));
+        Ok(Self {
+            config: settings.config()?,
+            auth: settings.auth()?,
+            mount: args.target.mount(&settings),
+            role: args.target.role(&settings)?,
+            url: url.transpose()?,
+        })
+    }
+}
+
+/// Runs the command on the login, which comes back whatever happens.
+async fn on(
+    mut login: Once,
+    args: &Args,
+    url: Option<&BaseUrl>,
+    signals: &mut Signals,
+) -> (Result<u8, Failure>, Once) {
+    let mut command = child::command(&args.command);
+    if !args.keep_vault_env {
+        environment::remove_vault(&mut command);
+    }
+    environment::set_login(&mut command, login.credential(), &args.place);
+    if let (Some(name), Some(url)) = (&args.url_var, url) {
+        match url.with(login.credential()) {
+            Ok(url) => drop(command.env(name, &**url)),
+            Err(failure) => return (Err(failure.with_code(child::OURS)), login),
+        }
+    }
+    let mut running = match Running::start(command, &args.command[0], args.kill_after) {
+        Ok(running) => running,
+        Err(why) => return (Err(Failure::new(why.message).with_code(why.code)), login),
+    };
+    let status = {
+        let mut keeping = std::pin::pin!(login.keep(|what| tell(&what, args.verbose)));
+        let mut over = false;
+        loop {
+            tokio::select! {
+                status = running.wait(signals) => break status,
+                () = &mut keeping, if !over => {
+                    over = true;
+                    say("the login has ended before the command: Postgres accepts it no more");
+                }
+            }
+        }
+    };
+    let code = status.map(child::code).map_err(|e| Failure::of("waiting for the command", &e));
+    (code, login)
+}
+
+/// Gives everything back, and says what could not be.
+async fn end(login: Once, signals: &mut Signals, verbose: bool) {
+    let username = login.credential().username().to_owned();
+    let notice = "the login is being revoked";
+    match signals.through(login.end(), notice).await {
+        Some((report, _)) if report.is_clean() => {
+            if verbose {
+                say(&format!("revoked {username}: nothing is left"));
+            }
+        }
+        Some((report, _)) => tell_left(&report.to_string()),
+        None => {
+            tell_left(&format!("{username}, whose revocation was given up, until its TTL ends"))
+        }
+    }
+}
+
+fn tell_left(what: &str) {
+    if !what.is_empty() {
+        say(&format!("left behind: {what}"));
+    }
+}
+
+fn tell(what: &Kept, verbose: bool) {
+    match what {
+        Kept::Renewed { granted } if verbose => say(&format!("renewed for {granted:.0?}")),
+        Kept::RenewFailed { error, retry_in: Some(pause) } => {
+            say(&format!("renewal failed: {error}; again in {pause:.1?}"));
+        }
+        Kept::RenewFailed { error, .. } => say(&format!("not renewed any more: {error}")),
+        Kept::Last { ends_in, with_its_token } => {
+            let (what, mend) = match with_its_token {
+                true => ("with the token it was made by", "a token that lives longer"),
+                false => ("at its max TTL", "a longer max_ttl of the role"),
+            };
+            say(&format!(
+                "the login ends in {ends_in:.0?}, {what}, and a running command can't be given \
+                 another: what takes longer needs {mend}"
+            ));
+        }
+        _ => {}
+    }
+}
+
+fn for_how_long(login: &Once) -> String {
+    login.remaining().map_or_else(|| "without end".to_owned(), |left| format!("for {left:.0?}"))
+}
+
+fn say(line: &str) {
+    anstream::eprintln!("leasehold: {line}");
+}

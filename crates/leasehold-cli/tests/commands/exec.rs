@@ -1,0 +1,289 @@
+//! `leasehold exec`: a login lent to a command, and taken back whatever happens.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::Duration;
+
+use leasehold_testkit::{DatabaseSpec, Direction, TestDb, Toxic, eventually, shared};
+use rustix::process::Signal;
+
+use crate::program::{
+    Folder, LEASEHOLD, PATIENCE, Program, assert_nothing_left, database, leasehold, plain, role,
+    run,
+};
+use crate::terminal::Terminal;
+
+/// Writes its environment to `env`, and waits for the file `go`. The folder is its first argument.
+const WAITS: &str = r#"
+env > "$1/env.new" && mv "$1/env.new" "$1/env"
+while [ ! -e "$1/go" ]; do sleep 0.05; done"#;
+
+/// `exec`ed by `sh`, with the folder as its argument.
+async fn exec(db: &TestDb, folder: &Folder, options: &[&str], script: &str) -> Command {
+    let folder = folder.join("");
+    let words = ["exec", "--verbose"].iter().chain(options);
+    let words: Vec<&str> =
+        words.copied().chain(["--", "sh", "-c", script, "sh", folder.to_str().unwrap()]).collect();
+    leasehold(db, &words).await
+}
+
+async fn assert_logs_in(db: &TestDb, variables: &BTreeMap<String, String>) {
+    let client = db.connect(&variables["PGUSER"], &variables["PGPASSWORD"]).await.unwrap();
+    client.query_one("SELECT count(*) FROM accounts", &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_outlives_several_ttls_and_leaves_nothing() {
+    let db = database(shared().await.unwrap(), "renewed", 3, 600).await;
+    let folder = Folder::new("renewed");
+    let place = ["--pg-host", "db.internal", "--pg-port", "6432", "--pg-database", "orders"];
+    let script = format!("{WAITS}; exit 7");
+    let mut command = exec(&db, &folder, &place, &script).await;
+    command.env("PGSERVICE", "other");
+    let mut program = Program::start(&mut command);
+    let variables = folder.variables("env");
+    // Each grant is for another 3 s: together they are more than three TTLs.
+    program.wait_until("8 renewals", |said| {
+        String::from_utf8_lossy(said).matches("renewed for 3s").count() >= 8
+    });
+    assert_logs_in(&db, &variables).await;
+    assert_eq!(variables["PGHOST"], "db.internal");
+    assert_eq!(variables["PGPORT"], "6432");
+    assert_eq!(variables["PGDATABASE"], "orders");
+    assert!(!variables.contains_key("PGSERVICE"), "it would win over the variables");
+    let vaults: Vec<_> = variables.keys().filter(|name| name.starts_with("VAULT_")).collect();
+    assert!(vaults.is_empty(), "{vaults:?}");
+    // I10: neither in what it says, nor where `ps` would show it.
+    let cmdline = std::fs::read(format!("/proc/{}/cmdline", program.id())).unwrap();
+    let shown = String::from_utf8_lossy(&cmdline).into_owned() + &program.said();
+    assert!(!shown.contains(&variables["PGPASSWORD"]), "{shown}");
+    folder.write("go", "");
+    let status = program.end();
+    assert_eq!(status.code(), Some(7), "{}", program.said());
+    assert!(program.said().contains(&format!("revoked {}", variables["PGUSER"])));
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_goes_to_the_command_and_nothing_is_left() {
+    let db = database(shared().await.unwrap(), "signals", 60, 600).await;
+    for (signal, name) in [
+        (Signal::TERM, "TERM"),
+        (Signal::INT, "INT"),
+        (Signal::HUP, "HUP"),
+        (Signal::QUIT, "QUIT"),
+        (Signal::USR1, "USR1"),
+        (Signal::USR2, "USR2"),
+        (Signal::WINCH, "WINCH"),
+    ] {
+        // By a command that takes it as it likes ...
+        let folder = Folder::new("taken");
+        let script = format!("trap 'echo took {name}; exit 3' {name}; {WAITS}");
+        let mut program = Program::start(&mut exec(&db, &folder, &[], &script).await);
+        folder.read("env");
+        program.signal(signal);
+        assert_eq!(program.end().code(), Some(3), "{name}: {}", program.said());
+        assert_eq!(program.said().matches(&format!("took {name}")).count(), 1);
+        assert_nothing_left(&db).await;
+    }
+    // ... and by one that ends of it.
+    for (signal, number) in [(Signal::TERM, 15), (Signal::INT, 2), (Signal::HUP, 1)] {
+        let folder = Folder::new("ended");
+        let mut program = Program::start(&mut exec(&db, &folder, &[], WAITS).await);
+        folder.read("env");
+        program.signal(signal);
+        assert_eq!(program.end().code(), Some(128 + number), "{}", program.said());
+        assert_nothing_left(&db).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_does_not_end_is_killed_when_asked_twice() {
+    let db = database(shared().await.unwrap(), "stubborn", 60, 600).await;
+    let folder = Folder::new("stubborn");
+    let script = format!("trap 'echo no' TERM; {WAITS}");
+    let mut command = exec(&db, &folder, &["--kill-after", "100ms"], &script).await;
+    let mut program = Program::start(&mut command);
+    folder.read("env");
+    program.signal(Signal::TERM);
+    program.wait_for("no");
+    assert!(!db.logins().await.unwrap().is_empty(), "the command still has its login");
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().code(), Some(128 + 9), "{}", program.said());
+    assert!(program.said().contains("killing the command"), "{}", program.said());
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_during_the_mint_leaves_nothing_and_runs_nothing() {
+    let slow = [
+        "SELECT pg_sleep(2)",
+        r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE "{{group}}""#,
+    ];
+    let spec = DatabaseSpec::new("mint").role(role(60, 600).creation(slow));
+    let db = shared().await.unwrap().database(spec).await.unwrap();
+    let folder = Folder::new("mint");
+    let mut program = Program::start(&mut exec(&db, &folder, &[], WAITS).await);
+    let admin = db.admin().await.unwrap();
+    eventually("the login is being made", PATIENCE, async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+            WHERE datname = current_database() AND query LIKE '%pg_sleep(2)%' AND state = 'active'
+              AND pid <> pg_backend_pid()";
+        Ok(admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0)
+    })
+    .await
+    .unwrap();
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().code(), Some(128 + 15), "{}", program.said());
+    assert!(program.said().contains("second signal gives up"), "{}", program.said());
+    assert!(!folder.join("env").exists(), "the command was run");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exit_codes_are_those_of_a_shell() {
+    let db = database(shared().await.unwrap(), "codes", 60, 600).await;
+    let folder = Folder::new("codes");
+    let not_executable = folder.write("data", "");
+    for (words, code, said) in [
+        (&["true"][..], 0, ""),
+        (&["sh", "-c", "exit 200"], 200, ""),
+        (&["sh", "-c", "kill -KILL $$"], 137, ""),
+        (&["sh", "-c", "kill -SEGV $$"], 139, ""),
+        (&["there-is-no-such-command"], 127, "there-is-no-such-command: "),
+        (&[&not_executable], 126, "ermission"),
+        // Options of the command are its own.
+        (&["test", "--help", "=", "--help"], 0, ""),
+    ] {
+        let words: Vec<&str> = ["exec", "--"].iter().chain(words).copied().collect();
+        let (got, output) = run(&mut leasehold(&db, &words).await);
+        assert_eq!(got, Some(code), "{words:?}: {output}");
+        assert!(output.contains(said), "{words:?}: {output}");
+        assert_nothing_left(&db).await;
+    }
+    // No login: 125, whatever the reason is.
+    let mut no_role = leasehold(&db, &["exec", "--role", "nobody", "--", "true"]).await;
+    let (got, output) = run(&mut no_role);
+    assert_eq!(got, Some(125), "{output}");
+    assert!(output.contains("nobody"), "{output}");
+    assert_nothing_left(&db).await;
+    let (got, output) = run(&mut plain(&["exec", "--role", "app", "--", "true"]));
+    assert_eq!(got, Some(125), "{output}");
+    assert!(output.contains("VAULT_ADDR"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_and_vaults_variables_are_as_asked_for() {
+    let db = database(shared().await.unwrap(), "url", 60, 600).await;
+    let folder = Folder::new("url");
+    folder.write("go", "");
+    let options = ["--url-var", "DATABASE_URL", "--keep-vault-env"];
+    let mut command = exec(&db, &folder, &options, WAITS).await;
+    let old = format!("postgres://u:hunter2@{}:{}/{}", db.pg_host(), db.pg_port(), db.name());
+    command.env("DATABASE_URL", old + "?application_name=of-the-test");
+    let (code, said) = run(&mut command);
+    assert_eq!(code, Some(0), "{said}");
+    let variables = folder.variables("env");
+    assert!(variables.contains_key("VAULT_SECRET_ID"));
+    let url: tokio_postgres::Config = variables["DATABASE_URL"].parse().unwrap();
+    assert_eq!(url.get_user(), Some(&*variables["PGUSER"]));
+    assert_eq!(url.get_password(), Some(variables["PGPASSWORD"].as_bytes()));
+    assert_eq!(url.get_dbname(), Some(db.name()));
+    assert_eq!(url.get_application_name(), Some("of-the-test"));
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_will_not_last_is_told_in_time() {
+    let db = database(shared().await.unwrap(), "max", 6, 8).await;
+    let folder = Folder::new("max");
+    let mut program = Program::start(&mut exec(&db, &folder, &[], WAITS).await);
+    let variables = folder.variables("env");
+    program.wait_for("can't be given another: what takes longer needs a longer max_ttl");
+    assert_logs_in(&db, &variables).await;
+    program.wait_for("the login has ended before the command");
+    folder.write("go", "");
+    assert_eq!(program.end().code(), Some(0), "{}", program.said());
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vault_may_be_away_while_the_command_runs() {
+    let stack = shared().await.unwrap();
+    let db = database(stack, "away", 20, 600).await;
+    let way = stack.vault_proxy().await.unwrap();
+    let folder = Folder::new("away");
+    let mut command = exec(&db, &folder, &[], WAITS).await;
+    command.env("VAULT_ADDR", format!("http://{}", way.address()));
+    let mut program = Program::start(&mut command);
+    let variables = folder.variables("env");
+    way.inject(Direction::Both, Toxic::Reset).await;
+    program.wait_for("renewal failed: ");
+    assert_logs_in(&db, &variables).await;
+    way.mend().await;
+    program.wait_for("renewed for 20s");
+    folder.write("go", "");
+    assert_eq!(program.end().code(), Some(0), "{}", program.said());
+    assert_nothing_left(&db).await;
+
+    // Away at the end: what is left is said, and until when.
+    let folder = Folder::new("gone");
+    let mut command = exec(&db, &folder, &[], WAITS).await;
+    command.env("VAULT_ADDR", format!("http://{}", way.address()));
+    let mut program = Program::start(&mut command);
+    let variables = folder.variables("env");
+    way.inject(Direction::Both, Toxic::Reset).await;
+    folder.write("go", "");
+    assert_eq!(program.end().code(), Some(0), "{}", program.said());
+    assert!(program.said().contains("left behind: "), "{}", program.said());
+    assert!(program.said().contains(&variables["PGUSER"]), "{}", program.said());
+    // It ends by its TTL.
+    let gone = async || Ok(db.leases().await?.is_empty() && db.logins().await?.is_empty());
+    eventually("the lease ends", Duration::from_secs(60), gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_reaches_the_command_once() {
+    let db = database(shared().await.unwrap(), "terminal", 60, 600).await;
+    let folder = Folder::new("terminal");
+    let script = format!("trap 'echo took INT' INT; {WAITS}; echo went");
+    let inner = exec(&db, &folder, &[], &script).await;
+    // A session whose terminal it is: Ctrl-C goes to all of its foreground group.
+    let mut command = Command::new("setsid");
+    command.args(["--ctty", "--wait"]).arg(inner.get_program()).args(inner.get_args());
+    let set = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    command.env_clear().envs(set);
+    let (mut terminal, mut program) = Terminal::start(&mut command);
+    folder.read("env");
+    terminal.press("\x03");
+    program.wait_for("took INT");
+    folder.write("go", "");
+    assert_eq!(program.end().code(), Some(0), "{}", program.said());
+    // Had it been handed on as well, the shell would have taken it again before it went.
+    assert_eq!(program.said().matches("took INT").count(), 1, "{}", program.said());
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_ignored_stays_ignored() {
+    let db = database(shared().await.unwrap(), "nohup", 60, 600).await;
+    let folder = Folder::new("nohup");
+    let inner = exec(&db, &folder, &[], WAITS).await;
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    command.arg(inner.get_program()).args(inner.get_args());
+    let set = inner.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let mut program = Program::start(command.env_clear().envs(set));
+    folder.read("env");
+    program.signal(Signal::HUP);
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().code(), Some(128 + 15), "{}", program.said());
+    assert_nothing_left(&db).await;
+}
+
+#[test]
+fn a_command_is_asked_for() {
+    let (code, said) = run(Command::new(LEASEHOLD).arg("exec"));
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("<CMD>"), "{said}");
+}

@@ -1,0 +1,11 @@
+//! The commands as they are typed, on real servers.
+// Helpers outside of test functions count as such too.
+#![allow(clippy::unwrap_used)]
+
+mod completions;
+mod dev;
+mod exec;
+mod import;
+mod program;
+mod terminal;
+mod watch;

@@ -1,0 +1,121 @@
+//! `leasehold watch`: on a terminal, in a pipe, and how it ends.
+
+use std::process::Command;
+
+use leasehold_testkit::{TestDb, shared};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::program::{Program, assert_nothing_left, database, leasehold, run};
+use crate::terminal::{Terminal, screen};
+
+async fn watch(db: &TestDb, options: &[&str]) -> Command {
+    let mut command = leasehold(db, &[&["watch"], options].concat()).await;
+    command
+        .env("PGHOST", db.pg_host())
+        .env("PGPORT", db.pg_port().to_string())
+        .env("PGDATABASE", db.name());
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_pipe_each_event_is_a_line() {
+    let db = database(shared().await.unwrap(), "lines", 4, 8).await;
+    let mut program = Program::start(&mut watch(&db, &[]).await);
+    program.wait_for("revoked generation 1");
+    program.signal(Signal::INT);
+    let status = program.end();
+    let said = program.said();
+    assert_eq!(status.code(), Some(0), "{said}");
+    for line in [
+        "issued v-",
+        "renewed generation 1 for 4s",
+        "swapped to generation 2",
+        "drained generation 1",
+        "pool",
+        " 0 failed; nothing is left\n",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    assert!(!said.contains('\x1b'), "no terminal, no colours\n{said}");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_json_each_line_is_an_object_and_it_ends_by_itself() {
+    let db = database(shared().await.unwrap(), "json", 60, 600).await;
+    let (code, said) = run(&mut watch(&db, &["--json", "--for", "1s"]).await);
+    assert_eq!(code, Some(0), "{said}");
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["event"], "issued");
+    let swapped = lines.iter().find(|line| line["event"] == "swapped").unwrap();
+    assert_eq!(swapped["health"]["generation"], 1);
+    let end = lines.last().unwrap();
+    assert_eq!((&end["event"], &end["clean"]), (&"end".into(), &true.into()));
+    assert!(end["queries"].as_u64().unwrap() > 0, "{end}");
+    assert_eq!(end["failed_queries"], 0);
+    assert_nothing_left(&db).await;
+}
+
+/// The line of the screen that begins so.
+fn line(bytes: &[u8], begins: &str) -> Option<String> {
+    let contents = screen(bytes).screen().contents();
+    contents.lines().find(|line| line.trim_start().starts_with(begins)).map(str::to_owned)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_counts_down_rotates_by_a_key_and_is_given_back() {
+    let db = database(shared().await.unwrap(), "screen", 60, 600).await;
+    for end in ["q", "\x03", "TERM"] {
+        let mut command = watch(&db, &[]).await;
+        let (mut terminal, mut program) = Terminal::start(&mut command);
+        let before = terminal.modes();
+        let mut countdowns = Vec::new();
+        program.wait_until("two countdowns", |said| {
+            countdowns.extend(line(said, "lease "));
+            countdowns.dedup();
+            countdowns.len() > 2
+        });
+        assert!(countdowns[0].contains("[####"), "{countdowns:?}");
+        assert!(screen(program.bytes()).screen().alternate_screen());
+        assert_ne!(terminal.modes(), before, "keys are read as they are pressed");
+        terminal.press("r");
+        program.wait_until("generation 2 on the screen", |said| {
+            line(said, "state").is_some_and(|line| line.contains("ready, generation 2, v-"))
+                && line(said, "so far").is_some_and(|line| line.contains("1 rotations"))
+        });
+        program.wait_until("queries on the screen", |said| {
+            line(said, "pool").is_some_and(|line| line.contains("0 failed"))
+        });
+        match end {
+            "TERM" => program.signal(Signal::TERM),
+            key => terminal.press(key),
+        }
+        let status = program.end();
+        let shown = screen(program.bytes());
+        assert_eq!(status.code(), Some(0), "{}", shown.screen().contents());
+        assert!(!shown.screen().alternate_screen() && !shown.screen().hide_cursor());
+        assert_eq!(terminal.modes(), before, "as it was");
+        let last = shown.screen().contents();
+        assert!(last.contains("1 rotations") && last.contains("nothing is left"), "{last}");
+        assert_nothing_left(&db).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_work_is_told_and_leaves_nothing() {
+    let db = database(shared().await.unwrap(), "refused", 60, 600).await;
+    let mut nowhere = watch(&db, &["--pg-host", "127.0.0.1", "--pg-port", "1"]).await;
+    let mut no_role = watch(&db, &["--role", "nobody"]).await;
+    let mut grace = watch(&db, &["--grace", "5m"]).await;
+    for (command, named) in [
+        (&mut nowhere, "logging in to Postgres: "),
+        (&mut no_role, "nobody"),
+        (&mut grace, "grace 300.0s"),
+    ] {
+        let (code, said) = run(command);
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains(named), "{said}");
+        assert_nothing_left(&db).await;
+    }
+}
