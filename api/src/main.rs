@@ -32,7 +32,7 @@ const CRATES: &[Published] = &[
     },
     Published {
         name: "leasehold-vault",
-        features: "config-file",
+        features: "config-file,metrics",
         may_name: &["leasehold", "serde_core", "serde_json"],
     },
     Published {
