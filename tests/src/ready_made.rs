@@ -72,7 +72,8 @@ pub struct Identity {
 impl ReadyMade {
     /// One of a test's own.
     pub async fn set_up() -> Self {
-        let stack = Stack::start().await.unwrap();
+        // The guide's commands need the server's program and a folder, which containers have not.
+        let stack = Stack::processes().await.unwrap();
         let server = connect(&stack, "postgres", stack.superuser(), stack.superuser_password());
         server.await.unwrap().batch_execute("CREATE DATABASE orders").await.unwrap();
         let operator = Operator::of(&stack).await;
