@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What needs a Docker engine: the tests of start, rotation, outage and shutdown on containers, and
-# the compose file. Where there is no engine at all it says so and ends well, unless
+# What needs a Docker engine: the tests of start, rotation, outage and shutdown on containers, the
+# projects of docs/migrating.md, and the compose file. Where there is no engine at all it says so and ends well, unless
 # LEASEHOLD_DOCKER=required. See README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -31,11 +31,19 @@ echo "images: $bao $postgres"
 
 echo "== the container backend"
 # Both packages at once: one set of features, so that nothing is built twice.
-LEASEHOLD_TESTKIT_BACKEND=containers LEASEHOLD_BAO_IMAGE=$bao LEASEHOLD_POSTGRES_IMAGE=$postgres \
-    cargo test --locked -p leasehold-tests -p leasehold-testkit --features containers \
-    --lib --test backend --test containers --test containers_cleanup --test faults \
+export LEASEHOLD_BAO_IMAGE=$bao LEASEHOLD_POSTGRES_IMAGE=$postgres
+on_containers() {
+    LEASEHOLD_TESTKIT_BACKEND=containers cargo test --locked -p leasehold-tests \
+        -p leasehold-testkit --features containers "$@"
+}
+on_containers --lib --test backend --test containers --test containers_cleanup --test faults \
     --test lifecycle_has_stated_results --test nothing_is_left_behind \
-    --test rotation_under_load_loses_nothing --test faults_lose_only_what_they_must
+    --test rotation_under_load_loses_nothing
+# Outages; each takes as long as it takes on processes, where all of them run.
+on_containers --test faults_lose_only_what_they_must -- stopped_vault restart_mints_nothing_on_sqlx
+
+echo "== the projects of docs/migrating.md"
+examples/migration/test.sh
 
 echo "== the example's image"
 # Linked statically, and so FROM scratch: needs no other image. Not optimised, as nobody waits for
