@@ -88,7 +88,17 @@ impl Once {
             }
             let asked = login.terms.ttl.unwrap_or_default();
             let sent = clock.now();
-            let answer = source.renew(&issued.lease, asked).await;
+            let over = login.effective_end();
+            let answer = tokio::select! {
+                answer = source.renew(&issued.lease, asked) => answer,
+                // A source that never answers: the login is over all the same.
+                () = async {
+                    match over {
+                        Some(at) => clock.sleep_until(at).await,
+                        None => std::future::pending().await,
+                    }
+                } => continue,
+            };
             let now = clock.now();
             match answer {
                 Ok(granted) => {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use leasehold::{
-    CredentialProvider, Event, HealthState, Observation, Once, Refreshed, Rotator, RotatorBuilder,
-    once, once_by,
+    CredentialProvider, Event, HealthState, Kept, Observation, Once, Refreshed, Rotator,
+    RotatorBuilder, once, once_by,
 };
 
 use crate::model::{ALL, How, Model, Op, Pool, TTL, cut, cut_everywhere, tasks, tasks_end};
@@ -376,5 +376,51 @@ async fn giving_a_login_back_goes_on_when_its_future_is_dropped() {
             done.map(drop)
         })
         .await;
+    }
+}
+
+/// A login that is kept stays its owner's, whatever is under way when the keeping is given up.
+#[tokio::test(start_paused = true)]
+async fn keeping_a_login_may_be_dropped_at_any_point_and_taken_up_again() {
+    let base = tasks();
+    for renew in ALL {
+        let what = format!("keep with renew {renew:?}");
+        let model = Model::new();
+        let mut login = once_by(model.clone(), model.clock()).await.unwrap();
+        // Before anything is awaited, then with a renewal under way, or between two of them.
+        cut(login.keep(|_| {}), 0).await;
+        model.set(Op::Renew, renew);
+        let under_way = async {
+            while model.within() == 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::select! {
+            () = login.keep(|_| {}) => panic!("{what}: over"),
+            () = under_way, if matches!(renew, How::Slow | How::Never) => {}
+            () = tokio::time::sleep(TTL * 5 / 6) => {}
+        }
+        assert_eq!(model.within(), 0, "{what}: it is given up with what it was part of");
+        model.heal();
+        let again = tokio::time::timeout(2 * TTL, login.keep(|_| {})).await;
+        assert!(again.is_err(), "{what}: not taken up again");
+        login.end().await;
+        tasks_end(&what, base).await;
+        let left = model.live();
+        assert_eq!((left.len(), model.minted(), model.closed()), (0, 1, 1), "{what}: {left:?}");
+    }
+}
+
+/// A login that can't be renewed is over at its end, also where the source never says so.
+#[tokio::test(start_paused = true)]
+async fn keeping_a_login_ends_with_it() {
+    for renew in [How::Error, How::Never] {
+        let model = Model::new();
+        let mut login = once_by(model.clone(), model.clock()).await.unwrap();
+        model.set(Op::Renew, renew);
+        let kept = tokio::time::timeout(TTL * 11 / 10, login.keep(|_| {})).await;
+        assert!(kept.is_ok(), "renew {renew:?}: kept past its end");
+        model.heal();
+        login.end().await;
     }
 }
