@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use leasehold::{
-    CredentialProvider, Event, HealthState, Kept, Observation, Once, Refreshed, Rotator,
-    RotatorBuilder, once, once_by,
+    CredentialProvider, Event, HealthState, Observation, Once, Refreshed, Rotator, RotatorBuilder,
+    once, once_by,
 };
 
 use crate::model::{ALL, How, Model, Op, Pool, TTL, cut, cut_everywhere, tasks, tasks_end};
