@@ -10,12 +10,12 @@ use leasehold_vault::{Auth, Session, VaultConfig};
 use crate::child::{self, Running};
 use crate::environment::{self, BaseUrl};
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::postgres::{Place, Server};
 use crate::signals::Signals;
 use crate::target::Target;
 
 /// Logs in to Vault, issues one login, and runs the command with PGUSER and PGPASSWORD set (and
-/// PGHOST, PGPORT and PGDATABASE as given). While the command runs, the lease and our token are
+/// PGHOST, PGPORT, PGDATABASE and PGSSLMODE, where a URL says where Postgres is). While the command runs, the lease and our token are
 /// renewed; when it has ended, they are revoked.
 ///
 /// A running program's environment can't be changed, so the login can't be replaced: the command
@@ -35,7 +35,8 @@ pub(crate) struct Args {
     target: Target,
     #[command(flatten)]
     place: Place,
-    /// Sets this variable to a connection URL too. If it holds one already, its login is replaced.
+    /// Sets this variable to a connection URL too: that of --database-url, else the one that it
+    /// holds already, else one made of where Postgres is.
     #[arg(long, value_name = "NAME")]
     url_var: Option<String>,
     /// Leaves VAULT_*, BAO_* and *SECRET_ID in the command's environment. They are taken out of it
@@ -60,7 +61,7 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  leasehold exec --role orders --pg-host db.internal --pg-database orders -- psql
+  leasehold exec --role orders --database-url postgres://db.internal/orders -- psql
   leasehold exec --role migrator --url-var DATABASE_URL -- sqlx migrate run
   leasehold exec --config vault.toml --kill-after 1m -- pg_dump -f orders.sql";
 
@@ -68,7 +69,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     // Before anything is made that a signal would leave behind.
     let mut signals = Signals::listen()?;
     let ours = |failure: Failure| failure.with_code(child::OURS);
-    let Asked { config, auth, mount, role, url } = Asked::of(&args).map_err(ours)?;
+    let Asked { config, auth, mount, role, server, url } = Asked::of(&args).map_err(ours)?;
 
     let ending = "ending, once the login that is being asked for was given back";
     let gave_up = || ours(Failure::new("gave up: a login or token may be left, until its TTL"));
@@ -91,7 +92,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         end(login, &mut signals, args.verbose).await;
         return Ok(caught.exit_code().into());
     }
-    let (outcome, login) = on(login, &args, url.as_ref(), &mut signals).await;
+    let (outcome, login) = on(login, &args, server.as_ref(), url.as_ref(), &mut signals).await;
     end(login, &mut signals, args.verbose).await;
     outcome.map(ExitCode::from)
 }
@@ -102,6 +103,8 @@ struct Asked {
     auth: Auth,
     mount: String,
     role: String,
+    /// Where a URL says it: variables say it to the command themselves.
+    server: Option<Server>,
     url: Option<BaseUrl>,
 }
 
@@ -114,6 +117,7 @@ impl Asked {
             auth: settings.auth()?,
             mount: args.target.mount(&settings),
             role: args.target.role(&settings)?,
+            server: args.place.url().map(|_| args.place.server()).transpose()?,
             url: url.transpose()?,
         })
     }
@@ -123,6 +127,7 @@ impl Asked {
 async fn on(
     mut login: Once,
     args: &Args,
+    server: Option<&Server>,
     url: Option<&BaseUrl>,
     signals: &mut Signals,
 ) -> (Result<u8, Failure>, Once) {
@@ -130,7 +135,7 @@ async fn on(
     if !args.keep_vault_env {
         environment::remove_vault(&mut command);
     }
-    environment::set_login(&mut command, login.credential(), &args.place);
+    environment::set_login(&mut command, login.credential(), server);
     if let (Some(name), Some(url)) = (&args.url_var, url) {
         match url.with(login.credential()) {
             Ok(url) => drop(command.env(name, &**url)),

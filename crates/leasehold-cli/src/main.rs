@@ -14,7 +14,6 @@ mod failure;
 #[cfg(test)]
 mod help_tests;
 mod import;
-mod place;
 mod policy;
 mod postgres;
 mod signals;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::postgres::{Place, Server};
 use crate::signals::Signals;
 use crate::target::Target;
 use lines::Lines;
@@ -52,7 +52,7 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   leasehold watch --role orders
-  leasehold watch --role orders --pg-host db.internal --pg-database orders --for 30m
+  leasehold watch --role orders --database-url postgres://db.internal/orders --for 30m
   leasehold watch --config vault.toml --json | tee events.jsonl";
 
 /// Often enough for a countdown with tenths.
@@ -111,6 +111,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = args.target.settings()?;
     let (config, auth) = (settings.config()?, settings.auth()?);
     let (mount, role) = (args.target.mount(&settings), args.target.role(&settings)?);
+    let server = args.place.server_if_told()?;
 
     let notice = "ending, once what is being asked for was given back";
     let gave_up = || Failure::new("gave up: a login or token may be left, until its TTL");
@@ -140,8 +141,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         }
     };
     let source = format!("{mount}/creds/{role}");
-    let watch =
-        Watch { begun: Instant::now(), source, session, provider: rotator.provider(), events };
+    let provider = rotator.provider();
+    let watch = Watch { begun: Instant::now(), source, session, provider, server, events };
     if let Some(caught) = caught {
         rotator.shutdown(DRAIN).await;
         return Ok(caught.exit_code().into());
@@ -154,6 +155,7 @@ struct Watch {
     source: String,
     session: Session,
     provider: CredentialProvider,
+    server: Option<Server>,
     events: mpsc::UnboundedReceiver<Event>,
 }
 
@@ -201,8 +203,8 @@ impl Watch {
         rotator: &Rotator,
         signals: &mut Signals,
     ) -> Result<(View, Option<Rehearsal>), Failure> {
-        let rehearsal = match &args.place.pg_host {
-            Some(_) => Some(Rehearsal::start(&self.provider, &args.place).await?),
+        let rehearsal = match &self.server {
+            Some(server) => Some(Rehearsal::start(&self.provider, server).await?),
             None => None,
         };
         let mut view = View::of(args)?;

@@ -122,7 +122,7 @@ impl Journey {
             mount: args.target.mount(&settings).trim_matches('/').to_owned(),
             role: args.target.role(&settings)?,
             grace: args.grace,
-            server: args.postgres.server()?,
+            server: args.place.server()?,
             admin,
             needs: args.needs.iter().map(|text| needed(text)).collect::<Result<_, _>>()?,
             probe: args.probe.clone(),
