@@ -122,7 +122,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         session.close().await;
         return Ok(caught.exit_code().into());
     }
-    let (told, mut events) = mpsc::unbounded_channel();
+    let (told, events) = mpsc::unbounded_channel();
     let mut builder = Rotator::builder(session.dynamic_role(&mount, &role))
         .observer(move |event| drop(told.send(event.clone())));
     if let Some(grace) = args.grace {
@@ -133,9 +133,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let rotator = match rotator {
         Ok(rotator) => rotator,
         Err(error) => {
-            // What was made is given back in the background, until nobody is there to tell; and
-            // we hold the session too. Both come before the end of this process.
-            while events.recv().await.is_some() {}
+            // What was made is given back, but we hold the session too.
             session.close().await;
             return Err(Failure::of("starting", &error));
         }
