@@ -15,6 +15,7 @@ const COVERED: &[(&str, &str)] = &[
     ("hook/pool.rs", "roll_over"),      // waits.rs
     ("hook/pool.rs", "prove"),          // rotator.rs, as a model; the hooks have their own
     ("hook/pool.rs", "drain"),          // the same
+    ("kept.rs", "keep"),                // rotator.rs
     ("once.rs", "end"),                 // rotator.rs
     ("once.rs", "once"),                // rotator.rs
     ("once.rs", "once_by"),             // rotator.rs

@@ -378,3 +378,24 @@ async fn giving_a_login_back_goes_on_when_its_future_is_dropped() {
         .await;
     }
 }
+
+/// It waits for hours between two requests, so that it is cut by the time and not by the poll.
+#[tokio::test(start_paused = true)]
+async fn i9_a_login_that_is_kept_no_more_is_still_given_back() {
+    let base = tasks();
+    for renew in ALL {
+        // Before a renewal, and in one or behind it.
+        for after in [Duration::ZERO, TTL / 3, TTL * 3 / 4] {
+            let model = Model::new();
+            let mut login = once_by(model.clone(), model.clock()).await.unwrap();
+            model.set(Op::Renew, renew);
+            let kept = tokio::time::timeout(after, login.keep(|_| {})).await;
+            let what = format!("keep with renew {renew:?}, cut after {after:?}");
+            assert!(kept.is_err(), "{what}: it has not ended");
+            assert_eq!(model.within(), 0, "{what}: a renewal goes on");
+            end(&what, &model, login).await;
+            tasks_end(&what, base).await;
+            assert_eq!((model.live(), model.closed()), (Vec::new(), 1), "{what}");
+        }
+    }
+}
