@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::postgres::{Place, Server};
 use crate::signals::Signals;
 use crate::target::Target;
+use crate::terminal::tell;
 
 /// Logs in to Vault, issues one login, and runs the command with PGUSER and PGPASSWORD set (and
 /// PGHOST, PGPORT, PGDATABASE and PGSSLMODE, where a URL says where Postgres is). While the command runs, the lease and our token are
@@ -86,7 +87,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     // The source has closed the session with it.
     let login = login.map_err(|e| ours(Failure::of("issuing a login", &e)))?;
     if args.verbose {
-        say(&format!("issued {} {}", login.credential().username(), for_how_long(&login)));
+        tell(&format!("issued {} {}", login.credential().username(), for_how_long(&login)));
     }
     if let Some(caught) = caught {
         end(login, &mut signals, args.verbose).await;
@@ -147,14 +148,14 @@ async fn on(
         Err(why) => return (Err(Failure::new(why.message).with_code(why.code)), login),
     };
     let status = {
-        let mut keeping = std::pin::pin!(login.keep(|what| tell(&what, args.verbose)));
+        let mut keeping = std::pin::pin!(login.keep(|what| tell_kept(&what, args.verbose)));
         let mut over = false;
         loop {
             tokio::select! {
                 status = running.wait(signals) => break status,
                 () = &mut keeping, if !over => {
                     over = true;
-                    say("the login has ended before the command: Postgres accepts it no more");
+                    tell("the login has ended before the command: Postgres accepts it no more");
                 }
             }
         }
@@ -170,7 +171,7 @@ async fn end(login: Once, signals: &mut Signals, verbose: bool) {
     match signals.through(login.end(), notice).await {
         Some((report, _)) if report.is_clean() => {
             if verbose {
-                say(&format!("revoked {username}: nothing is left"));
+                tell(&format!("revoked {username}: nothing is left"));
             }
         }
         Some((report, _)) => tell_left(&report.to_string()),
@@ -182,23 +183,23 @@ async fn end(login: Once, signals: &mut Signals, verbose: bool) {
 
 fn tell_left(what: &str) {
     if !what.is_empty() {
-        say(&format!("left behind: {what}"));
+        tell(&format!("left behind: {what}"));
     }
 }
 
-fn tell(what: &Kept, verbose: bool) {
+fn tell_kept(what: &Kept, verbose: bool) {
     match what {
-        Kept::Renewed { granted } if verbose => say(&format!("renewed for {granted:.0?}")),
+        Kept::Renewed { granted } if verbose => tell(&format!("renewed for {granted:.0?}")),
         Kept::RenewFailed { error, retry_in: Some(pause) } => {
-            say(&format!("renewal failed: {error}; again in {pause:.1?}"));
+            tell(&format!("renewal failed: {error}; again in {pause:.1?}"));
         }
-        Kept::RenewFailed { error, .. } => say(&format!("not renewed any more: {error}")),
+        Kept::RenewFailed { error, .. } => tell(&format!("not renewed any more: {error}")),
         Kept::Last { ends_in, with_its_token } => {
             let (what, mend) = match with_its_token {
                 true => ("with the token it was made by", "a token that lives longer"),
                 false => ("at its max TTL", "a longer max_ttl of the role"),
             };
-            say(&format!(
+            tell(&format!(
                 "the login ends in {ends_in:.0?}, {what}, and a running command can't be given \
                  another: what takes longer needs {mend}"
             ));
@@ -209,8 +210,4 @@ fn tell(what: &Kept, verbose: bool) {
 
 fn for_how_long(login: &Once) -> String {
     login.remaining().map_or_else(|| "without end".to_owned(), |left| format!("for {left:.0?}"))
-}
-
-fn say(line: &str) {
-    anstream::eprintln!("leasehold: {line}");
 }
