@@ -19,6 +19,8 @@ use crate::terminal::tell;
 /// PGHOST, PGPORT, PGDATABASE and PGSSLMODE, where a URL says where Postgres is). While the command runs, the lease and our token are
 /// renewed; when it has ended, they are revoked.
 ///
+/// With --verbose it tells on stderr what is issued, renewed and revoked.
+///
 /// A running program's environment can't be changed, so the login can't be replaced: the command
 /// should be done, or have its connections open, before the role's max TTL. A warning tells the
 /// time that is left, as soon as the server lets it be known.
@@ -47,9 +49,6 @@ pub(crate) struct Args {
     /// How long a command that was asked to end twice may take before it is killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     kill_after: Duration,
-    /// Tells on stderr what is issued, renewed and revoked.
-    #[arg(long, short)]
-    verbose: bool,
     /// The command and its arguments.
     #[arg(
         required = true,
@@ -66,7 +65,7 @@ Examples:
   leasehold exec --role migrator --url-var DATABASE_URL -- sqlx migrate run
   leasehold exec --config vault.toml --kill-after 1m -- pg_dump -f orders.sql";
 
-pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: Args, verbose: bool) -> Result<ExitCode, Failure> {
     // Before anything is made that a signal would leave behind.
     let mut signals = Signals::listen()?;
     let ours = |failure: Failure| failure.with_code(child::OURS);
@@ -86,15 +85,16 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let (login, caught) = issued;
     // The source has closed the session with it.
     let login = login.map_err(|e| ours(Failure::of("issuing a login", &e)))?;
-    if args.verbose {
+    if verbose {
         tell(&format!("issued {} {}", login.credential().username(), for_how_long(&login)));
     }
     if let Some(caught) = caught {
-        end(login, &mut signals, args.verbose).await;
+        end(login, &mut signals, verbose).await;
         return Ok(caught.exit_code().into());
     }
-    let (outcome, login) = on(login, &args, server.as_ref(), url.as_ref(), &mut signals).await;
-    end(login, &mut signals, args.verbose).await;
+    let (outcome, login) =
+        on(login, &args, verbose, server.as_ref(), url.as_ref(), &mut signals).await;
+    end(login, &mut signals, verbose).await;
     outcome.map(ExitCode::from)
 }
 
@@ -128,6 +128,7 @@ impl Asked {
 async fn on(
     mut login: Once,
     args: &Args,
+    verbose: bool,
     server: Option<&Server>,
     url: Option<&BaseUrl>,
     signals: &mut Signals,
@@ -148,7 +149,7 @@ async fn on(
         Err(why) => return (Err(Failure::new(why.message).with_code(why.code)), login),
     };
     let status = {
-        let mut keeping = std::pin::pin!(login.keep(|what| tell_kept(&what, args.verbose)));
+        let mut keeping = std::pin::pin!(login.keep(|what| tell_kept(&what, verbose)));
         let mut over = false;
         loop {
             tokio::select! {

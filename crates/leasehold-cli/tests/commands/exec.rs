@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use leasehold_testkit::{DatabaseSpec, Direction, TestDb, Toxic, eventually, shared};
+use leasehold_testkit::{DatabaseSpec, Direction, Stack, TestDb, Toxic, eventually, shared};
 use rustix::process::Signal;
 
 use crate::program::{
@@ -323,4 +323,30 @@ fn a_command_is_asked_for() {
     let (code, said) = run(Command::new(LEASEHOLD).arg("exec"));
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("<CMD>"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_gives_up_on_a_vault_that_hangs() {
+    // Of its own: nobody else can wait for it.
+    let stack = Stack::start().await.unwrap();
+    let db = database(&stack, "hangs", 5, 600).await;
+    let folder = Folder::new("hangs");
+    let script = format!("echo $$ > \"$1/pid\"; {WAITS}");
+    let mut program = Program::start(&mut exec(&db, &folder, &[], &script).await);
+    let variables = folder.variables("env");
+    stack.pause_vault().await.unwrap();
+    folder.write("go", "");
+    let process = format!("/proc/{}", folder.read("pid").trim());
+    let over = async || Ok(!std::path::Path::new(&process).exists());
+    eventually("the command has ended", PATIENCE, over).await.unwrap();
+    program.signal(Signal::TERM);
+    program.wait_for("a second signal gives up waiting");
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().code(), Some(0), "{}", program.said());
+    let left = format!("left behind: {}", variables["PGUSER"]);
+    assert!(program.said().contains(&left), "{}", program.said());
+    // It ends by its TTL.
+    stack.resume_vault().await.unwrap();
+    let gone = async || Ok(db.leases().await?.is_empty() && db.logins().await?.is_empty());
+    eventually("the lease ends", PATIENCE, gone).await.unwrap();
 }

@@ -149,3 +149,17 @@ async fn the_rehearsal_speaks_tls_as_the_place_says() {
     assert!(said.contains("PGSSLROOTCERT"), "{said}");
     assert_nothing_left(&db).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_color_is_honoured_on_a_terminal() {
+    let db = database(shared().await.unwrap(), "colours", 60, 600).await;
+    for (no_color, coloured) in [("", true), ("1", false)] {
+        let mut command = watch(&db, &["--for", "1s"]).await;
+        let (_terminal, mut program) = Terminal::start(command.env("NO_COLOR", no_color));
+        assert_eq!(program.end().code(), Some(0), "{}", program.said());
+        // Green, as it is ready; the screen itself is there either way.
+        assert_eq!(program.said().contains("\x1b[32m"), coloured, "{:?}", program.said());
+        assert!(program.said().contains("\x1b[?1049h"), "{:?}", program.said());
+    }
+    assert_nothing_left(&db).await;
+}
