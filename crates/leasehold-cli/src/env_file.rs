@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::terminal::tell;
 
 /// The first line, by which a file is known as ours.
 const MARK: &str = "# Written by `leasehold dev`";
@@ -78,7 +79,7 @@ impl Drop for Written {
         if now.is_ok_and(|now| **now == *self.text.as_bytes())
             && let Err(e) = fs::remove_file(&self.path)
         {
-            anstream::eprintln!("leasehold: {} stays: {e}", self.path.display());
+            tell(&format!("{} stays: {e}", self.path.display()));
         }
     }
 }

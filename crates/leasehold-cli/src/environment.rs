@@ -9,21 +9,16 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::postgres::{Place, Server, keep_spaces, set};
 
 /// A login as the variables that libpq and most drivers read.
-pub(crate) fn set_login(command: &mut Command, credential: &Credential, place: &Place) {
+pub(crate) fn set_login(command: &mut Command, credential: &Credential, server: Option<&Server>) {
     command.env("PGUSER", credential.username()).env("PGPASSWORD", credential.expose_password());
     // A service file would win over the variables.
     command.env_remove("PGSERVICE");
-    if let Some(host) = &place.pg_host {
-        command.env("PGHOST", host);
-    }
-    if let Some(port) = place.pg_port {
-        command.env("PGPORT", port.to_string());
-    }
-    if let Some(database) = &place.pg_database {
-        command.env("PGDATABASE", database);
+    if let Some(server) = server {
+        // It would win over the name.
+        command.env_remove("PGHOSTADDR").envs(server.variables());
     }
 }
 
@@ -47,16 +42,23 @@ fn is_vaults(name: &OsStr) -> bool {
 pub(crate) struct BaseUrl(Url);
 
 impl BaseUrl {
-    /// What the variable `name` holds already, with its login taken out; else made of `place`.
-    /// Errors show nothing of its value.
+    /// What the command line says, else what the variable `name` holds already, each with its
+    /// login taken out; else made of `place`. Errors show nothing of a value.
     pub(crate) fn find(name: &str, place: &Place) -> Result<Self, Failure> {
-        match env::var(name) {
-            Ok(text) if !text.trim().is_empty() => Self::of_text(name, text.trim(), place),
-            _ => Self::of_place(name, place),
+        let said = place.url();
+        match (set(name), said) {
+            (Some(held), _) if !place.is_given() => Self::of_text(name, held.trim()),
+            (_, Some((from, url))) => Self::of_text(from, &url),
+            _ => {
+                let server = place.server().map_err(|failure| {
+                    Failure::usage(format!("--url-var {name}: where is Postgres? {failure}"))
+                })?;
+                Self::of_text(name, &server.url().ok_or_else(|| no_host(&server.place()))?)
+            }
         }
     }
 
-    fn of_text(name: &str, text: &str, place: &Place) -> Result<Self, Failure> {
+    fn of_text(name: &str, text: &str) -> Result<Self, Failure> {
         let bad = |what: &str| Failure::usage(format!("{name} {what}"));
         let mut url = Url::parse(text).map_err(|_| bad("is set, and is no URL"))?;
         if !matches!(url.scheme(), "postgres" | "postgresql") || !url.has_host() {
@@ -71,39 +73,12 @@ impl BaseUrl {
             url.set_query(None);
             if !rest.is_empty() {
                 url.query_pairs_mut().extend_pairs(rest);
+                keep_spaces(&mut url);
             }
         }
         let refused = |_| bad("can't carry a login");
         url.set_username("").map_err(refused)?;
         url.set_password(None).map_err(refused)?;
-        // What was said on the command line counts.
-        if let Some(host) = &place.pg_host {
-            url.set_host(Some(host)).map_err(|_| no_host(host))?;
-        }
-        if place.pg_port.is_some() {
-            url.set_port(place.pg_port).map_err(refused)?;
-        }
-        if let Some(database) = &place.pg_database {
-            set_database(&mut url, database);
-        }
-        Ok(Self(url))
-    }
-
-    fn of_place(name: &str, place: &Place) -> Result<Self, Failure> {
-        let Some(host) = &place.pg_host else {
-            return Err(Failure::usage(format!(
-                "--url-var {name}: where is Postgres? Give --pg-host (or PGHOST), or set {name} to \
-                 a URL whose login is to be replaced"
-            )));
-        };
-        let mut url = Url::parse("postgres://localhost").expect("it is one");
-        let bracketed = format!("[{host}]");
-        let host_part = if host.contains(':') { &bracketed } else { host };
-        url.set_host(Some(host_part)).map_err(|_| no_host(host))?;
-        url.set_port(place.pg_port).map_err(|()| no_host(host))?;
-        if let Some(database) = &place.pg_database {
-            set_database(&mut url, database);
-        }
         Ok(Self(url))
     }
 
@@ -114,12 +89,6 @@ impl BaseUrl {
         url.set_username(credential.username()).map_err(refused)?;
         url.set_password(Some(credential.expose_password())).map_err(refused)?;
         Ok(Zeroizing::new(url.into()))
-    }
-}
-
-fn set_database(url: &mut Url, database: &str) {
-    if let Ok(mut path) = url.path_segments_mut() {
-        path.clear().push(database);
     }
 }
 
@@ -135,11 +104,6 @@ mod tests {
 
     use super::*;
 
-    fn place(host: &str, port: Option<u16>, database: Option<&str>) -> Place {
-        let pg_host = (!host.is_empty()).then(|| host.to_owned());
-        Place { pg_host, pg_port: port, pg_database: database.map(str::to_owned) }
-    }
-
     #[test]
     fn a_url_gets_the_login_and_keeps_the_rest() {
         let login = Credential::new("v-app", "p@ss/w:rd%");
@@ -149,28 +113,20 @@ mod tests {
             assert_eq!((read.username(), read.expose_password()), ("v-app", "p@ss/w:rd%"));
             (address.host.unwrap(), address.port, address.database)
         };
-        let nowhere = Place::default();
         let old = "postgres://old:secret@db.internal:6432/orders?user=x&sslmode=require&password=y";
-        let url = BaseUrl::of_text("URL", old, &nowhere).unwrap().with(&login).unwrap();
+        let url = BaseUrl::of_text("URL", old).unwrap().with(&login).unwrap();
         assert_eq!(read(&url), ("db.internal".into(), Some(6432), Some("orders".into())));
         assert!(url.ends_with("/orders?sslmode=require"), "{}", &**url);
-        let there = place("other", Some(1), Some("b/c"));
-        let url = BaseUrl::of_text("URL", old, &there).unwrap().with(&login).unwrap();
-        assert_eq!(read(&url), ("other".into(), Some(1), Some("b/c".into())));
-        let url = BaseUrl::of_place("URL", &place("::1", None, None)).unwrap();
-        assert_eq!(read(&url.with(&login).unwrap()).0, "::1");
+        let url = BaseUrl::of_text("URL", "postgres://[::1]/b%2Fc").unwrap();
+        assert_eq!(read(&url.with(&login).unwrap()), ("::1".into(), None, Some("b/c".into())));
     }
 
     #[test]
     fn what_is_no_url_is_named_and_not_shown() {
         for text in ["hunter2", "mysql://a:hunter2@h/d", "postgres:///hunter2"] {
-            let said = BaseUrl::of_text("URL", text, &Place::default()).unwrap_err().to_string();
+            let said = BaseUrl::of_text("URL", text).unwrap_err().to_string();
             assert!(said.starts_with("URL is set") && !said.contains("hunter2"), "{said}");
         }
-        let said = BaseUrl::of_place("URL", &Place::default()).unwrap_err().to_string();
-        assert!(said.contains("--pg-host"), "{said}");
-        let socket = place("/var/run/postgresql", None, None);
-        assert!(BaseUrl::of_place("URL", &socket).unwrap_err().to_string().contains("host name"));
     }
 
     #[test]

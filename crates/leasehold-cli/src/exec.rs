@@ -10,13 +10,16 @@ use leasehold_vault::{Auth, Session, VaultConfig};
 use crate::child::{self, Running};
 use crate::environment::{self, BaseUrl};
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::postgres::{Place, Server};
 use crate::signals::Signals;
 use crate::target::Target;
+use crate::terminal::tell;
 
 /// Logs in to Vault, issues one login, and runs the command with PGUSER and PGPASSWORD set (and
-/// PGHOST, PGPORT and PGDATABASE as given). While the command runs, the lease and our token are
+/// PGHOST, PGPORT, PGDATABASE and PGSSLMODE, where a URL says where Postgres is). While the command runs, the lease and our token are
 /// renewed; when it has ended, they are revoked.
+///
+/// With --verbose it tells on stderr what is issued, renewed and revoked.
 ///
 /// A running program's environment can't be changed, so the login can't be replaced: the command
 /// should be done, or have its connections open, before the role's max TTL. A warning tells the
@@ -35,7 +38,8 @@ pub(crate) struct Args {
     target: Target,
     #[command(flatten)]
     place: Place,
-    /// Sets this variable to a connection URL too. If it holds one already, its login is replaced.
+    /// Sets this variable to a connection URL too: that of --database-url, else the one that it
+    /// holds already, else one made of where Postgres is.
     #[arg(long, value_name = "NAME")]
     url_var: Option<String>,
     /// Leaves VAULT_*, BAO_* and *SECRET_ID in the command's environment. They are taken out of it
@@ -45,9 +49,6 @@ pub(crate) struct Args {
     /// How long a command that was asked to end twice may take before it is killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     kill_after: Duration,
-    /// Tells on stderr what is issued, renewed and revoked.
-    #[arg(long, short)]
-    verbose: bool,
     /// The command and its arguments.
     #[arg(
         required = true,
@@ -60,15 +61,15 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  leasehold exec --role orders --pg-host db.internal --pg-database orders -- psql
+  leasehold exec --role orders --database-url postgres://db.internal/orders -- psql
   leasehold exec --role migrator --url-var DATABASE_URL -- sqlx migrate run
   leasehold exec --config vault.toml --kill-after 1m -- pg_dump -f orders.sql";
 
-pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(args: Args, verbose: bool) -> Result<ExitCode, Failure> {
     // Before anything is made that a signal would leave behind.
     let mut signals = Signals::listen()?;
     let ours = |failure: Failure| failure.with_code(child::OURS);
-    let Asked { config, auth, mount, role, url } = Asked::of(&args).map_err(ours)?;
+    let Asked { config, auth, mount, role, server, url } = Asked::of(&args).map_err(ours)?;
 
     let ending = "ending, once the login that is being asked for was given back";
     let gave_up = || ours(Failure::new("gave up: a login or token may be left, until its TTL"));
@@ -84,15 +85,16 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let (login, caught) = issued;
     // The source has closed the session with it.
     let login = login.map_err(|e| ours(Failure::of("issuing a login", &e)))?;
-    if args.verbose {
-        say(&format!("issued {} {}", login.credential().username(), for_how_long(&login)));
+    if verbose {
+        tell(&format!("issued {} {}", login.credential().username(), for_how_long(&login)));
     }
     if let Some(caught) = caught {
-        end(login, &mut signals, args.verbose).await;
+        end(login, &mut signals, verbose).await;
         return Ok(caught.exit_code().into());
     }
-    let (outcome, login) = on(login, &args, url.as_ref(), &mut signals).await;
-    end(login, &mut signals, args.verbose).await;
+    let (outcome, login) =
+        on(login, &args, verbose, server.as_ref(), url.as_ref(), &mut signals).await;
+    end(login, &mut signals, verbose).await;
     outcome.map(ExitCode::from)
 }
 
@@ -102,6 +104,8 @@ struct Asked {
     auth: Auth,
     mount: String,
     role: String,
+    /// Where a URL says it: variables say it to the command themselves.
+    server: Option<Server>,
     url: Option<BaseUrl>,
 }
 
@@ -114,6 +118,7 @@ impl Asked {
             auth: settings.auth()?,
             mount: args.target.mount(&settings),
             role: args.target.role(&settings)?,
+            server: args.place.url().map(|_| args.place.server()).transpose()?,
             url: url.transpose()?,
         })
     }
@@ -123,6 +128,8 @@ impl Asked {
 async fn on(
     mut login: Once,
     args: &Args,
+    verbose: bool,
+    server: Option<&Server>,
     url: Option<&BaseUrl>,
     signals: &mut Signals,
 ) -> (Result<u8, Failure>, Once) {
@@ -130,7 +137,7 @@ async fn on(
     if !args.keep_vault_env {
         environment::remove_vault(&mut command);
     }
-    environment::set_login(&mut command, login.credential(), &args.place);
+    environment::set_login(&mut command, login.credential(), server);
     if let (Some(name), Some(url)) = (&args.url_var, url) {
         match url.with(login.credential()) {
             Ok(url) => drop(command.env(name, &**url)),
@@ -142,14 +149,14 @@ async fn on(
         Err(why) => return (Err(Failure::new(why.message).with_code(why.code)), login),
     };
     let status = {
-        let mut keeping = std::pin::pin!(login.keep(|what| tell(&what, args.verbose)));
+        let mut keeping = std::pin::pin!(login.keep(|what| tell_kept(&what, verbose)));
         let mut over = false;
         loop {
             tokio::select! {
                 status = running.wait(signals) => break status,
                 () = &mut keeping, if !over => {
                     over = true;
-                    say("the login has ended before the command: Postgres accepts it no more");
+                    tell("the login has ended before the command: Postgres accepts it no more");
                 }
             }
         }
@@ -165,7 +172,7 @@ async fn end(login: Once, signals: &mut Signals, verbose: bool) {
     match signals.through(login.end(), notice).await {
         Some((report, _)) if report.is_clean() => {
             if verbose {
-                say(&format!("revoked {username}: nothing is left"));
+                tell(&format!("revoked {username}: nothing is left"));
             }
         }
         Some((report, _)) => tell_left(&report.to_string()),
@@ -177,23 +184,23 @@ async fn end(login: Once, signals: &mut Signals, verbose: bool) {
 
 fn tell_left(what: &str) {
     if !what.is_empty() {
-        say(&format!("left behind: {what}"));
+        tell(&format!("left behind: {what}"));
     }
 }
 
-fn tell(what: &Kept, verbose: bool) {
+fn tell_kept(what: &Kept, verbose: bool) {
     match what {
-        Kept::Renewed { granted } if verbose => say(&format!("renewed for {granted:.0?}")),
+        Kept::Renewed { granted } if verbose => tell(&format!("renewed for {granted:.0?}")),
         Kept::RenewFailed { error, retry_in: Some(pause) } => {
-            say(&format!("renewal failed: {error}; again in {pause:.1?}"));
+            tell(&format!("renewal failed: {error}; again in {pause:.1?}"));
         }
-        Kept::RenewFailed { error, .. } => say(&format!("not renewed any more: {error}")),
+        Kept::RenewFailed { error, .. } => tell(&format!("not renewed any more: {error}")),
         Kept::Last { ends_in, with_its_token } => {
             let (what, mend) = match with_its_token {
                 true => ("with the token it was made by", "a token that lives longer"),
                 false => ("at its max TTL", "a longer max_ttl of the role"),
             };
-            say(&format!(
+            tell(&format!(
                 "the login ends in {ends_in:.0?}, {what}, and a running command can't be given \
                  another: what takes longer needs {mend}"
             ));
@@ -204,8 +211,4 @@ fn tell(what: &Kept, verbose: bool) {
 
 fn for_how_long(login: &Once) -> String {
     login.remaining().map_or_else(|| "without end".to_owned(), |left| format!("for {left:.0?}"))
-}
-
-fn say(line: &str) {
-    anstream::eprintln!("leasehold: {line}");
 }

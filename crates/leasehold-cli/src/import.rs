@@ -13,7 +13,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::terminal::{BAD, CAREFUL, FAINT, GOOD, out};
+use crate::terminal::{BAD, CAREFUL, FAINT, GOOD, out, tell};
 
 /// What is taken along without being named, and what a login's keys are called in a KV secret.
 const LOGIN: [(&str, &str); 6] = [
@@ -99,7 +99,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let session = session.map_err(|e| Failure::of("logging in to Vault", &e))?;
     let done = import(&args, &session, &wanted, &left).await;
     for line in session.close().await {
-        anstream::eprintln!("leasehold: left behind: {line}");
+        tell(&format!("left behind: {line}"));
     }
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -14,7 +14,7 @@ mod failure;
 #[cfg(test)]
 mod help_tests;
 mod import;
-mod place;
+mod log;
 mod policy;
 mod postgres;
 mod signals;
@@ -30,10 +30,12 @@ use crate::args::{Cli, Command};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let Cli { verbose, command } = Cli::parse();
+    log::start(verbose, &command);
+    let outcome = match command {
         Command::Doctor(args) => doctor::run(&args).await,
         Command::Policy(args) => policy::run(&args),
-        Command::Exec(args) => exec::run(args).await,
+        Command::Exec(args) => exec::run(args, verbose > 0).await,
         Command::Watch(args) => watch::run(args).await,
         Command::Dev(args) => dev::run(args).await,
         Command::Import(args) => import::run(args).await,

@@ -22,27 +22,53 @@ use crate::failure::Failure;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Where Postgres is. User and password are never taken from here: they come from the lease.
-#[derive(clap::Args)]
+#[derive(Clone, Default, clap::Args)]
 #[command(next_help_heading = "Where Postgres is")]
-pub(crate) struct PostgresArgs {
+pub(crate) struct Place {
     /// Such as postgres://db.internal:5432/orders?sslmode=verify-full; a user and a password in it
-    /// are not used. Without it PGHOST, PGPORT, PGDATABASE, PGSSLMODE and PGSSLROOTCERT are.
-    #[arg(long, value_name = "URL", env = "DATABASE_URL", hide_env_values = true)]
+    /// are not used [default: DATABASE_URL, else PGHOST, PGPORT, PGDATABASE]. PGSSLMODE and
+    /// PGSSLROOTCERT hold where it does not say.
+    #[arg(long, value_name = "URL")]
     database_url: Option<String>,
 }
 
-impl fmt::Debug for PostgresArgs {
+impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresArgs").field("url", &self.database_url.is_some()).finish()
+        f.debug_struct("Place").field("url", &self.database_url.is_some()).finish()
     }
 }
 
-impl PostgresArgs {
+const FLAG: &str = "--database-url";
+const VARIABLE: &str = "DATABASE_URL";
+
+/// An environment variable that holds something.
+pub(crate) fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+impl Place {
+    /// The URL, and where it is from.
+    pub(crate) fn url(&self) -> Option<(&'static str, String)> {
+        let given = self.database_url.clone().map(|url| (FLAG, url));
+        given.or_else(|| Some((VARIABLE, set(VARIABLE)?)))
+    }
+
+    /// It was said on the command line, and not by the environment.
+    pub(crate) fn is_given(&self) -> bool {
+        self.database_url.is_some()
+    }
+
     pub(crate) fn server(&self) -> Result<Server, Failure> {
-        match &self.database_url {
-            Some(url) => Ok(Server::from_url("--database-url (or DATABASE_URL)", url)?.0),
+        match self.url() {
+            Some((from, url)) => Ok(Server::from_url(from, &url)?.0),
             None => Server::from_env(),
         }
+    }
+
+    /// `None` where nothing says where Postgres is.
+    pub(crate) fn server_if_told(&self) -> Result<Option<Server>, Failure> {
+        let told = self.url().is_some() || set("PGHOST").is_some() || set("PGDATABASE").is_some();
+        told.then(|| self.server()).transpose()
     }
 }
 
@@ -73,6 +99,21 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
+    fn from_env() -> Result<Self, Failure> {
+        set("PGSSLMODE").map_or(Ok(Self::Prefer), |mode| Self::parse("PGSSLMODE", &mode))
+    }
+
+    /// As libpq names it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
     fn parse(from: &str, text: &str) -> Result<Self, Failure> {
         Ok(match text {
             "disable" => Self::Disable,
@@ -125,8 +166,8 @@ impl Server {
             host: plain(url.host_str().unwrap_or("localhost")).trim_matches(['[', ']']).to_owned(),
             port: url.port().unwrap_or(5432),
             database: plain(url.path().trim_start_matches('/')),
-            mode: Mode::Prefer,
-            root: None,
+            mode: Mode::from_env()?,
+            root: set("PGSSLROOTCERT"),
             options: None,
         };
         for (name, value) in url.query_pairs() {
@@ -152,7 +193,6 @@ impl Server {
     }
 
     fn from_env() -> Result<Self, Failure> {
-        let set = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let port = match set("PGPORT") {
             None => 5432,
             Some(port) => port.parse().map_err(|_| Failure::usage("PGPORT is no port number"))?,
@@ -166,7 +206,7 @@ impl Server {
                      PGDATABASE",
                 )
             })?,
-            mode: set("PGSSLMODE").map_or(Ok(Mode::Prefer), |m| Mode::parse("PGSSLMODE", &m))?,
+            mode: Mode::from_env()?,
             root: set("PGSSLROOTCERT"),
             options: set("PGOPTIONS"),
         })
@@ -198,35 +238,86 @@ impl Server {
         reach(&self.host, self.port).await
     }
 
-    /// A session of this login. The task that drives it ends with the client.
-    pub(crate) async fn connect(&self, user: &str, password: &str) -> Result<Client, Refusal> {
+    /// The variables by which libpq and most drivers find it.
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
+        let mut variables = vec![
+            ("PGHOST", self.host.clone()),
+            ("PGPORT", self.port.to_string()),
+            ("PGDATABASE", self.database.clone()),
+            ("PGSSLMODE", self.mode.name().to_owned()),
+        ];
+        variables.extend(self.root.clone().map(|root| ("PGSSLROOTCERT", root)));
+        variables.extend(self.options.clone().map(|options| ("PGOPTIONS", options)));
+        variables
+    }
+
+    /// It as a URL; `None` for a socket, which a URL has no host for.
+    pub(crate) fn url(&self) -> Option<String> {
+        let mut url = Url::parse("postgres://localhost").ok()?;
+        let host = match self.host.contains(':') {
+            true => format!("[{}]", self.host),
+            false => self.host.clone(),
+        };
+        url.set_host(Some(&host)).ok()?;
+        url.set_port(Some(self.port)).ok()?;
+        url.path_segments_mut().ok()?.clear().push(&self.database);
+        url.query_pairs_mut().append_pair("sslmode", self.mode.name());
+        if let Some(root) = &self.root {
+            url.query_pairs_mut().append_pair("sslrootcert", root);
+        }
+        if let Some(options) = &self.options {
+            url.query_pairs_mut().append_pair("options", options);
+        }
+        keep_spaces(&mut url);
+        Some(url.into())
+    }
+
+    /// It as a driver's settings, with no login in them, and the TLS to go with them: none where
+    /// it is off, or where a socket of this machine has no name to look at.
+    pub(crate) fn driver(
+        &self,
+        application: &str,
+    ) -> Result<(Config, Option<MakeRustlsConnect>), Refusal> {
         let mut config = Config::new();
         config.host(&self.host).port(self.port).dbname(&self.database);
-        config.user(user).password(password).application_name("leasehold doctor");
-        config.connect_timeout(CONNECT_TIMEOUT);
+        config.application_name(application).connect_timeout(CONNECT_TIMEOUT);
         if let Some(options) = &self.options {
             config.options(options);
         }
-        let local = matches!(config.get_hosts(), [Host::Unix(_)]);
+        if self.mode == Mode::Disable || matches!(config.get_hosts(), [Host::Unix(_)]) {
+            config.ssl_mode(SslMode::Disable);
+            return Ok((config, None));
+        }
+        let prefer = self.mode == Mode::Prefer;
+        config.ssl_mode(if prefer { SslMode::Prefer } else { SslMode::Require });
+        let tls = tls::client(self.mode, self.root.as_deref());
+        let tls = tls.map_err(|(why, mend)| Refusal::Tls(why, mend))?;
+        Ok((config, Some(MakeRustlsConnect::new(tls))))
+    }
+
+    /// A session of this login. The task that drives it ends with the client.
+    pub(crate) async fn connect(&self, user: &str, password: &str) -> Result<Client, Refusal> {
+        let (mut config, tls) = self.driver("leasehold doctor")?;
+        config.user(user).password(password);
         let session = async {
-            if self.mode == Mode::Disable || local {
-                config.ssl_mode(SslMode::Disable);
+            let Some(tls) = tls else {
                 let (client, connection) = config.connect(NoTls).await.map_err(refusal)?;
                 tokio::spawn(connection);
                 return Ok(client);
-            }
-            let prefer = self.mode == Mode::Prefer;
-            config.ssl_mode(if prefer { SslMode::Prefer } else { SslMode::Require });
-            let tls = tls::client(self.mode, self.root.as_deref())
-                .map_err(|(why, mend)| Refusal::Tls(why, mend))?;
-            let connect = config.connect(MakeRustlsConnect::new(tls)).await;
-            let (client, connection) = connect.map_err(refusal)?;
+            };
+            let (client, connection) = config.connect(tls).await.map_err(refusal)?;
             tokio::spawn(connection);
             Ok(client)
         };
         let late = || Refusal::Unreachable(format!("{} does not answer in time", self.place()));
         timeout(CONNECT_TIMEOUT, session).await.map_err(|_| late())?
     }
+}
+
+/// Drivers take a plus in a query for a plus. What is one is written as `%2B` by now.
+pub(crate) fn keep_spaces(url: &mut Url) {
+    let query = url.query().map(|query| query.replace('+', "%20"));
+    url.set_query(query.as_deref());
 }
 
 /// Whether something listens at `host:port`: the address that answered, or why none did.
@@ -259,6 +350,12 @@ fn refusal(e: tokio_postgres::Error) -> Refusal {
         Some(mend) => Refusal::Tls(text, mend.to_owned()),
         None => Refusal::Unreachable(text),
     }
+}
+
+/// What to do about an error in which a connection failed for want of TLS.
+pub(crate) fn tls_mend(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let causes = std::iter::successors(Some(error), |e| (*e).source());
+    causes.filter_map(|cause| cause.downcast_ref()).find_map(tls::mend)
 }
 
 /// What Postgres says about a statement, on one line.

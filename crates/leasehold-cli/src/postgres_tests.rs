@@ -35,3 +35,20 @@ fn what_is_wrong_with_an_address_is_said_without_it() {
         assert!(!e.contains("topsecret"), "{e}");
     }
 }
+
+#[test]
+fn a_place_is_the_same_as_url_and_as_variables() {
+    for text in [
+        "postgres://db.internal:6432/or%2Fders?sslmode=verify-ca&sslrootcert=%2Fa+b&options=-c+x%3D1",
+        "postgres://[::1]:5432/orders?sslmode=prefer",
+    ] {
+        let (server, _) = parse(text).unwrap();
+        let (again, _) = parse(&server.url().unwrap()).unwrap();
+        assert_eq!(again.variables(), server.variables());
+    }
+    let (server, _) = parse("postgres://joe:topsecret@db/x").unwrap();
+    let shown = format!("{:?}", server.variables());
+    assert!(shown.contains("(\"PGHOST\", \"db\")") && !shown.contains("topsecret"), "{shown}");
+    let (socket, _) = parse("postgres:///x?host=/var/run/postgresql").unwrap();
+    assert!(socket.url().is_none());
+}

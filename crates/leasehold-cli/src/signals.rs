@@ -9,6 +9,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use tokio::sync::mpsc;
 
 use crate::failure::Failure;
+use crate::terminal::tell;
 
 const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 const OTHER: [i32; 3] = [SIGUSR1, SIGUSR2, SIGWINCH];
@@ -101,7 +102,7 @@ impl Signals {
                     if first.is_some() {
                         return None;
                     }
-                    anstream::eprintln!("leasehold: {notice}; a second signal gives up waiting");
+                    tell(&format!("{notice}; a second signal gives up waiting"));
                     first = Some(caught);
                 }
             }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::postgres::{Place, Server};
 use crate::signals::Signals;
 use crate::target::Target;
 use lines::Lines;
@@ -52,7 +52,7 @@ pub(crate) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   leasehold watch --role orders
-  leasehold watch --role orders --pg-host db.internal --pg-database orders --for 30m
+  leasehold watch --role orders --database-url postgres://db.internal/orders --for 30m
   leasehold watch --config vault.toml --json | tee events.jsonl";
 
 /// Often enough for a countdown with tenths.
@@ -111,6 +111,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let settings = args.target.settings()?;
     let (config, auth) = (settings.config()?, settings.auth()?);
     let (mount, role) = (args.target.mount(&settings), args.target.role(&settings)?);
+    let server = args.place.server_if_told()?;
 
     let notice = "ending, once what is being asked for was given back";
     let gave_up = || Failure::new("gave up: a login or token may be left, until its TTL");
@@ -121,7 +122,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         session.close().await;
         return Ok(caught.exit_code().into());
     }
-    let (told, mut events) = mpsc::unbounded_channel();
+    let (told, events) = mpsc::unbounded_channel();
     let mut builder = Rotator::builder(session.dynamic_role(&mount, &role))
         .observer(move |event| drop(told.send(event.clone())));
     if let Some(grace) = args.grace {
@@ -132,16 +133,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let rotator = match rotator {
         Ok(rotator) => rotator,
         Err(error) => {
-            // What was made is given back in the background, until nobody is there to tell; and
-            // we hold the session too. Both come before the end of this process.
-            while events.recv().await.is_some() {}
+            // What was made is given back, but we hold the session too.
             session.close().await;
             return Err(Failure::of("starting", &error));
         }
     };
     let source = format!("{mount}/creds/{role}");
-    let watch =
-        Watch { begun: Instant::now(), source, session, provider: rotator.provider(), events };
+    let provider = rotator.provider();
+    let watch = Watch { begun: Instant::now(), source, session, provider, server, events };
     if let Some(caught) = caught {
         rotator.shutdown(DRAIN).await;
         return Ok(caught.exit_code().into());
@@ -154,6 +153,7 @@ struct Watch {
     source: String,
     session: Session,
     provider: CredentialProvider,
+    server: Option<Server>,
     events: mpsc::UnboundedReceiver<Event>,
 }
 
@@ -201,8 +201,8 @@ impl Watch {
         rotator: &Rotator,
         signals: &mut Signals,
     ) -> Result<(View, Option<Rehearsal>), Failure> {
-        let rehearsal = match &args.place.pg_host {
-            Some(_) => Some(Rehearsal::start(&self.provider, &args.place).await?),
+        let rehearsal = match &self.server {
+            Some(server) => Some(Rehearsal::start(&self.provider, server).await?),
             None => None,
         };
         let mut view = View::of(args)?;

@@ -129,14 +129,6 @@ pub(crate) struct RenewSelf {
     pub(crate) increment: u64,
 }
 
-/// What is mounted at a path, for whoever may do anything below it.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/internal/ui/mounts/{self.path}")]
-pub(crate) struct MountOf {
-    #[endpoint(skip)]
-    pub(crate) path: String,
-}
-
 /// The leases under a prefix.
 #[derive(Endpoint)]
 #[endpoint(path = "sys/leases/lookup/{self.prefix}", method = "LIST")]

@@ -1,17 +1,19 @@
 //! What the command line asks beyond what a session does for an application. Not for use: exempt
 //! from semver.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use leasehold::{ErrorKind, SourceError};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::api::Api;
 use crate::classify::Op;
 use crate::client;
 use crate::config::{ConfigError, VaultConfig};
-use crate::endpoints::{LeasesUnder, LookupLease, LookupSelf, MountOf, ReadPath, RenewSelf};
+use crate::endpoints::{LeasesUnder, LookupLease, LookupSelf, ReadPath, RenewSelf};
 use crate::health::{self, VaultHealth};
 use crate::session::Session;
 
@@ -96,8 +98,8 @@ pub struct TokenLook {
 }
 
 #[derive(Deserialize)]
-struct Answer<T> {
-    data: T,
+pub(crate) struct Answer<T> {
+    pub(crate) data: T,
 }
 
 #[derive(Deserialize)]
@@ -151,9 +153,9 @@ pub async fn renew_token(session: &Session, wish: Duration) -> Result<Duration, 
 ///
 /// # Errors
 /// As any call.
-pub async fn read(session: &Session, path: &str) -> Result<Value, SourceError> {
+pub async fn read<T: DeserializeOwned>(session: &Session, path: &str) -> Result<T, SourceError> {
     let api = session.api();
-    let answer: Answer<Value> = session
+    let answer: Answer<T> = session
         .manage_with(async |token| {
             let request = ReadPath { path: path.to_owned() };
             api.json(Op::Read, path, request, Some(&token), api.request_timeout).await
@@ -162,25 +164,25 @@ pub async fn read(session: &Session, path: &str) -> Result<Value, SourceError> {
     Ok(answer.data)
 }
 
-/// What kind of engine is mounted at `mount`. Whoever may do anything below it may ask.
+/// An engine, as whoever may do anything below it may see it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Mounted {
+    /// Where it is mounted, with a slash at the end.
+    pub path: String,
+    /// Its type, such as `database`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Such as the version of a KV engine.
+    #[serde(default)]
+    pub options: Option<BTreeMap<String, String>>,
+}
+
+/// The engine that serves `path`.
 ///
 /// # Errors
 /// As any call. [`ErrorKind::Denied`]: nothing is mounted there, or nothing below it is allowed.
-pub async fn engine(session: &Session, mount: &str) -> Result<String, SourceError> {
-    #[derive(Deserialize)]
-    struct Engine {
-        #[serde(rename = "type")]
-        kind: String,
-    }
-    let api = session.api();
-    let answer: Answer<Engine> = session
-        .manage_with(async |token| {
-            let request = MountOf { path: mount.to_owned() };
-            let path = "sys/internal/ui/mounts";
-            api.json(Op::Read, path, request, Some(&token), api.request_timeout).await
-        })
-        .await?;
-    Ok(answer.data.kind)
+pub async fn mounted(session: &Session, path: &str) -> Result<Mounted, SourceError> {
+    read(session, &format!("sys/internal/ui/mounts/{path}")).await
 }
 
 /// Ids of the leases under a prefix such as `database/creds/orders`, or names of the roles that have

@@ -6,11 +6,11 @@ use std::fmt;
 
 use leasehold::{ErrorKind, SourceError};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::classify::Op;
-use crate::endpoints::{MetadataReply, ReadPath, WriteSecret};
+use crate::endpoints::{Metadata, WriteSecret};
+use crate::inspect::{self, Answer};
 use crate::session::Session;
 
 /// Where an engine is mounted, and which path below it was asked for.
@@ -44,20 +44,6 @@ impl fmt::Debug for Entries {
 }
 
 #[derive(Deserialize)]
-struct Data<T> {
-    data: T,
-}
-
-#[derive(Deserialize)]
-struct MountData {
-    path: String,
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    options: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
 struct SecretData {
     #[serde(default)]
     data: Option<BTreeMap<String, Value>>,
@@ -78,8 +64,7 @@ impl Session {
     #[doc(hidden)]
     pub async fn kv_mount(&self, path: &str) -> Result<KvMount, SourceError> {
         let path = path.trim_matches('/');
-        let looked_at = format!("sys/internal/ui/mounts/{path}");
-        let Data { data }: Data<MountData> = self.read_at(&looked_at).await.map_err(|e| {
+        let found = inspect::mounted(self, path).await.map_err(|e| {
             if !matches!(e.kind(), ErrorKind::Denied | ErrorKind::NotFound) {
                 return e;
             }
@@ -89,10 +74,10 @@ impl Session {
             );
             SourceError::new(ErrorKind::NotFound, message)
         })?;
-        let mount = data.path.trim_matches('/').to_owned();
+        let mount = found.path.trim_matches('/').to_owned();
         let rest = path.strip_prefix(&*mount).unwrap_or(path).trim_matches('/').to_owned();
-        let told = data.options.as_ref().and_then(|options| options.get("version"));
-        let version = match (&*data.kind, told.map(String::as_str)) {
+        let told = found.options.as_ref().and_then(|options| options.get("version"));
+        let version = match (&*found.kind, told.map(String::as_str)) {
             ("kv" | "generic", Some("2")) => Some(2),
             ("kv" | "generic", _) => Some(1),
             _ => None,
@@ -107,17 +92,18 @@ impl Session {
     /// As any call: denied, sealed, out of reach.
     #[doc(hidden)]
     pub async fn kv2_entries(&self, mount: &str, path: &str) -> Result<Entries, SourceError> {
-        let read: Result<Data<SecretData>, _> = self.read_at(&format!("{mount}/data/{path}")).await;
+        let read: Result<SecretData, _> =
+            inspect::read(self, &format!("{mount}/data/{path}")).await;
         match read {
-            Ok(Data { data }) => Ok(Entries {
+            Ok(data) => Ok(Entries {
                 version: data.metadata.version,
                 values: data.data.unwrap_or_default(),
             }),
             Err(e) if e.kind() == ErrorKind::NotFound => {
-                let metadata: Result<MetadataReply, _> =
-                    self.read_at(&format!("{mount}/metadata/{path}")).await;
+                let metadata: Result<Metadata, _> =
+                    inspect::read(self, &format!("{mount}/metadata/{path}")).await;
                 // Not allowed to look: it is taken for new, and check-and-set says if it is not.
-                let version = metadata.map_or(0, |reply| reply.data.current_version);
+                let version = metadata.map_or(0, |data| data.current_version);
                 Ok(Entries { version, values: BTreeMap::new() })
             }
             Err(e) => Err(e),
@@ -143,7 +129,7 @@ impl Session {
             let request = WriteSecret { path: path.clone(), body: body.clone() };
             api.json(Op::Write, &path, request, Some(&token), api.request_timeout).await
         };
-        let written: Result<Data<VersionOnly>, _> = self.manage_with(call).await;
+        let written: Result<Answer<VersionOnly>, _> = self.manage_with(call).await;
         written.map(|reply| reply.data.version).map_err(|e| match e.to_string() {
             said if said.contains("did not match the current version") => {
                 let message =
@@ -152,14 +138,5 @@ impl Session {
             }
             _ => e,
         })
-    }
-
-    async fn read_at<R: DeserializeOwned>(&self, path: &str) -> Result<R, SourceError> {
-        let api = self.api();
-        let call = async |token| {
-            let request = ReadPath { path: path.to_owned() };
-            api.json(Op::Read, path, request, Some(&token), api.request_timeout).await
-        };
-        self.manage_with(call).await
     }
 }

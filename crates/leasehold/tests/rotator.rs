@@ -616,9 +616,45 @@ async fn a_ttl_too_short_for_its_leeway_is_a_start_error_that_names_both() {
     let begin = Rotator::builder(script.clone()).clock(clock()).grace(s(9)).start();
     let error = begin.await.unwrap_err().to_string();
     assert!(error.contains("10.0s") && error.contains("11.0s"), "{error}");
-    eventually("what was minted is revoked", || script.live().is_empty()).await;
     let error = Rotator::builder(script).clock(clock()).grace(s(0)).start().await.unwrap_err();
     assert!(error.to_string().starts_with("grace: "), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i9_a_start_that_fails_returns_with_nothing_left() {
+    // What was minted is too short.
+    let script = Script::new(s(10), s(60));
+    let error = Rotator::builder(script.clone()).clock(clock()).grace(s(9)).start().await;
+    assert!(matches!(error, Err(StartError::TtlTooShort { .. })), "{error:?}");
+    assert_eq!((script.minted(), script.live(), script.is_closed()), (1, Vec::new(), true));
+
+    // There is nothing to mint, or nobody to ask; the session is given back.
+    for kind in [ErrorKind::Denied, ErrorKind::Unreachable] {
+        let script = Script::new(s(3600), s(86400));
+        script.fail_issue(kind);
+        let start = Rotator::builder(script.clone()).clock(clock()).start_timeout(s(3)).start();
+        assert!(start.await.is_err());
+        assert!(script.is_closed(), "{kind:?}");
+    }
+
+    // What does not come to an end is not waited for for long.
+    let begun = tokio::time::Instant::now();
+    let never = Rotator::builder(NeverMints).clock(clock()).start().await;
+    assert!(matches!(never, Err(StartError::Source { .. })), "{never:?}");
+    assert!(begun.elapsed() >= s(5) && begun.elapsed() < s(6), "{:?}", begun.elapsed());
+}
+
+/// Has no login, and no end.
+#[derive(Debug)]
+struct NeverMints;
+
+impl CredentialSource for NeverMints {
+    async fn issue(&self) -> Result<Issued, SourceError> {
+        Err(SourceError::new(ErrorKind::Denied, "no"))
+    }
+    async fn close(&self) -> Vec<String> {
+        std::future::pending().await
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,6 +14,7 @@ use super::report::{Finding, Report};
 use super::steps::{ALL, Step};
 use crate::failure::Failure;
 use crate::postgres::{Login, Refusal, Server};
+use crate::signals::Signals;
 use crate::terminal::tell;
 
 /// What is known by now, and what has to be given back.
@@ -53,7 +54,7 @@ pub(super) struct Journey {
 pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut journey = Journey::prepare(args)?;
     let mut report = Report::new(args.json);
-    let stop = signals();
+    let stop = signals()?;
     for step in ALL {
         let finding = journey.step(step, &report, stop.clone()).await;
         report.add(step, finding);
@@ -69,11 +70,12 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// How often it was asked to stop. The second time it ends where it is.
-pub(super) fn signals() -> watch::Receiver<u32> {
+pub(super) fn signals() -> Result<watch::Receiver<u32>, Failure> {
+    let mut signals = Signals::listen()?;
     let (asked, seen) = watch::channel(0);
     tokio::spawn(async move {
         loop {
-            wait_for_signal().await;
+            signals.ending().await;
             asked.send_modify(|n| *n += 1);
             if *asked.borrow() > 1 {
                 tell("ended at once; what was not given back ends by its TTL");
@@ -82,30 +84,7 @@ pub(super) fn signals() -> watch::Receiver<u32> {
             tell("giving back what was made; once more ends it at once");
         }
     });
-    seen
-}
-
-#[cfg(unix)]
-async fn wait_for_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let on = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        () = on(SignalKind::interrupt()) => {}
-        () = on(SignalKind::terminate()) => {}
-        () = on(SignalKind::hangup()) => {}
-    }
-}
-
-#[cfg(not(unix))]
-async fn wait_for_signal() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    Ok(seen)
 }
 
 impl Journey {
@@ -122,7 +101,7 @@ impl Journey {
             mount: args.target.mount(&settings).trim_matches('/').to_owned(),
             role: args.target.role(&settings)?,
             grace: args.grace,
-            server: args.postgres.server()?,
+            server: args.place.server()?,
             admin,
             needs: args.needs.iter().map(|text| needed(text)).collect::<Result<_, _>>()?,
             probe: args.probe.clone(),

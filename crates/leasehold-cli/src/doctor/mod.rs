@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::failure::Failure;
-use crate::postgres::PostgresArgs;
+use crate::postgres::Place;
 use crate::target::Target;
 
 const LOOKED_AT: &str = "What is looked at";
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    postgres: PostgresArgs,
+    place: Place,
     /// How long the application's drains may take [default: as the library, 30 s or a quarter of
     /// the TTL].
     #[arg(help_heading = LOOKED_AT, long, value_name = "TIME", value_parser = humantime::parse_duration)]

@@ -75,12 +75,14 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (server, admin) = administrator(&url.0)?;
     let client = server.connect(&admin.user, &admin.password).await;
     let client = client.map_err(|e| Failure::new(format!("{}: {e}", server.shown())))?;
+    // From here on there is something to give back.
+    let stop = signals()?;
     let session = Session::login(settings.config()?, settings.auth()?).await;
     let session = session.map_err(|e| Failure::of("logging in to Vault", &e))?;
     let listing = told_if_slow("listing roles and leases", list(&client, &session));
     let listing = tokio::select! {
         listing = listing => listing,
-        () = stopped_by(signals()) => Err(Failure::new("it was told to stop")),
+        () = stopped_by(stop) => Err(Failure::new("it was told to stop")),
     };
     for left in session.close().await {
         tell(&left);

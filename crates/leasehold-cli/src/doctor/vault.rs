@@ -184,7 +184,8 @@ impl Journey {
             return Finding::ok(format!("`read` on {path}"));
         };
         // Whoever may do anything below a mount may see what it is.
-        let hint = match inspect::engine(self.session(), &self.mount).await {
+        let hint = match inspect::mounted(self.session(), &self.mount).await.map(|found| found.kind)
+        {
             Ok(kind) => format!(
                 "\n(a {kind} engine is mounted at {}/: is the role's name right?)",
                 self.mount
@@ -214,7 +215,7 @@ impl Journey {
 
     pub(super) async fn engine(&self) -> Finding {
         let mount = &self.mount;
-        match inspect::engine(self.session(), mount).await {
+        match inspect::mounted(self.session(), mount).await.map(|found| found.kind) {
             Ok(kind) if kind == "database" => Finding::ok(format!("at {mount}/")),
             Ok(kind) => Finding::fail(
                 format!("the engine at {mount}/ is of the type {kind}"),
@@ -236,7 +237,7 @@ impl Journey {
 
     pub(super) async fn role_definition(&mut self) -> Finding {
         let path = format!("{}/roles/{}", self.mount, self.role);
-        let role = match inspect::read(self.session(), &path).await {
+        let role = match inspect::read::<Value>(self.session(), &path).await {
             Ok(role) => role,
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 return Finding::fail(

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 use crate::failure::Failure;
-use crate::place::Place;
+use crate::postgres::{Refusal, Server, tls_mend};
 
 const SIZE: usize = 2;
 const EVERY: Duration = Duration::from_millis(250);
@@ -44,17 +44,22 @@ impl Rehearsal {
     /// Logs in once, so that what can't work is told at the start.
     pub(crate) async fn start(
         provider: &CredentialProvider,
-        place: &Place,
+        server: &Server,
     ) -> Result<Self, Failure> {
-        let mut base = tokio_postgres::Config::new();
-        base.host(place.pg_host.as_deref().unwrap_or("localhost"));
-        base.port(place.pg_port.unwrap_or(5432)).application_name("leasehold watch");
-        if let Some(database) = &place.pg_database {
-            base.dbname(database);
-        }
-        base.connect_timeout(Duration::from_secs(15));
-        let pool = leasehold_deadpool::connect(provider, base, NoTls, |b| b.max_size(SIZE)).await;
-        let pool = pool.map_err(|e| Failure::of("logging in to Postgres", &e))?;
+        let (base, tls) = server.driver("leasehold watch").map_err(refused)?;
+        let pool = match tls {
+            Some(tls) => {
+                leasehold_deadpool::connect(provider, base, tls, |b| b.max_size(SIZE)).await
+            }
+            None => leasehold_deadpool::connect(provider, base, NoTls, |b| b.max_size(SIZE)).await,
+        };
+        let pool = pool.map_err(|e| {
+            let failure = Failure::of("logging in to Postgres", &e);
+            match tls_mend(&e) {
+                Some(mend) => Failure::new(format!("{failure}; {mend}")),
+                None => failure,
+            }
+        })?;
         let counts = Arc::new(Counts::default());
         let task = tokio::spawn(query(pool, counts.clone()));
         Ok(Self { counts, task: Mutex::new(Some(task)) })
@@ -78,6 +83,13 @@ impl Rehearsal {
             // One that panicked has said so.
             let _ = task.await;
         }
+    }
+}
+
+fn refused(refusal: Refusal) -> Failure {
+    match refusal {
+        Refusal::Tls(why, mend) => Failure::new(format!("logging in to Postgres: {why}; {mend}")),
+        other => Failure::new(format!("logging in to Postgres: {other}")),
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::Now;
 use crate::failure::Failure;
+use crate::log;
 use crate::terminal::{BAD, CAREFUL, FAINT, GOOD};
 
 /// As many as the tallest terminal shows.
@@ -47,7 +48,9 @@ impl Screen {
                 usual(panic);
             }));
         });
-        terminal::enable_raw_mode().map_err(failed)?;
+        log::hold();
+        let opened = terminal::enable_raw_mode().map_err(failed);
+        opened.inspect_err(|_| log::let_go())?;
         let (pressed, keys) = mpsc::unbounded_channel();
         // From here on its end gives the terminal back.
         let colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
@@ -204,6 +207,7 @@ fn restore() {
     // There is nobody to tell.
     let _ = terminal::disable_raw_mode();
     let _ = execute!(io::stdout(), LeaveAlternateScreen, cursor::Show);
+    log::let_go();
 }
 
 fn key(event: &event::Event) -> Option<Key> {
@@ -230,11 +234,64 @@ fn clock(left: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::Read;
+    use std::process::{Command, Stdio};
+
+    use rustix::fs::{Mode, OFlags};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::tcgetattr;
+
     use super::*;
 
     #[test]
     fn times_are_short_and_exact_near_the_end() {
         let all = [4200, 59_940, 187_000, 3_723_000].map(|ms| clock(Duration::from_millis(ms)));
         assert_eq!(all, ["4.2s", "59.9s", "3:07", "1:02:03"]);
+    }
+
+    /// In the process on the terminal.
+    const PANICS: &str = "LEASEHOLD_TEST_SCREEN_PANICS";
+
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        if std::env::var_os(PANICS).is_some() {
+            let _screen = Screen::open().unwrap();
+            assert!(terminal::is_raw_mode_enabled().unwrap());
+            panic!("on the screen");
+        }
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let ours = openpt(flags).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let theirs = rustix::fs::open(&*name, flags, Mode::empty()).unwrap();
+        let before = format!("{:?}", tcgetattr(&ours).unwrap().local_modes);
+        let stream = || Stdio::from(theirs.try_clone().unwrap());
+        let this = "watch::screen::tests::a_panic_gives_the_terminal_back";
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", this, "--nocapture", "--test-threads=1"])
+            .env(PANICS, "1")
+            .stdin(stream())
+            .stdout(stream())
+            .stderr(stream())
+            .spawn()
+            .unwrap();
+        drop(theirs);
+        let (mut shown, mut piece) = (Vec::new(), [0; 4096]);
+        // A terminal whose last user is gone is an error to read from.
+        let mut from = std::fs::File::from(ours.try_clone().unwrap());
+        while let Ok(n @ 1..) = from.read(&mut piece) {
+            shown.extend(&piece[..n]);
+        }
+        assert!(!child.wait().unwrap().success());
+        let shown = String::from_utf8_lossy(&shown);
+        let (_, behind) = shown.split_once("\x1b[?1049h").expect("the screen was up");
+        // The message is where it is read, and not on the screen that goes.
+        let (_, behind) = behind.split_once("\x1b[?1049l").expect("the screen went");
+        assert!(behind.contains("on the screen"), "{shown:?}");
+        assert_eq!(format!("{:?}", tcgetattr(&ours).unwrap().local_modes), before);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::time::Duration;
 
-use leasehold_testkit::{DatabaseSpec, Direction, TestDb, Toxic, eventually, shared};
+use leasehold_testkit::{DatabaseSpec, Direction, Stack, TestDb, Toxic, eventually, shared};
 use rustix::process::Signal;
 
 use crate::program::{
@@ -36,10 +36,11 @@ async fn assert_logs_in(db: &TestDb, variables: &BTreeMap<String, String>) {
 async fn a_command_outlives_several_ttls_and_leaves_nothing() {
     let db = database(shared().await.unwrap(), "renewed", 3, 600).await;
     let folder = Folder::new("renewed");
-    let place = ["--pg-host", "db.internal", "--pg-port", "6432", "--pg-database", "orders"];
+    let place =
+        ["--database-url", "postgres://joe:hunter2@db.internal:6432/orders?sslmode=require"];
     let script = format!("{WAITS}; exit 7");
     let mut command = exec(&db, &folder, &place, &script).await;
-    command.env("PGSERVICE", "other");
+    command.env("PGSERVICE", "other").env("PGHOSTADDR", "127.0.0.9").env("PGHOST", "other");
     let mut program = Program::start(&mut command);
     let variables = folder.variables("env");
     // Each grant is for another 3 s: together they are more than three TTLs.
@@ -50,7 +51,10 @@ async fn a_command_outlives_several_ttls_and_leaves_nothing() {
     assert_eq!(variables["PGHOST"], "db.internal");
     assert_eq!(variables["PGPORT"], "6432");
     assert_eq!(variables["PGDATABASE"], "orders");
-    assert!(!variables.contains_key("PGSERVICE"), "it would win over the variables");
+    assert_eq!(variables["PGSSLMODE"], "require");
+    for stronger in ["PGSERVICE", "PGHOSTADDR"] {
+        assert!(!variables.contains_key(stronger), "{stronger} would win over the variables");
+    }
     let vaults: Vec<_> = variables.keys().filter(|name| name.starts_with("VAULT_")).collect();
     assert!(vaults.is_empty(), "{vaults:?}");
     // I10: neither in what it says, nor where `ps` would show it.
@@ -190,6 +194,39 @@ async fn a_url_and_vaults_variables_are_as_asked_for() {
     assert_eq!(url.get_password(), Some(variables["PGPASSWORD"].as_bytes()));
     assert_eq!(url.get_dbname(), Some(db.name()));
     assert_eq!(url.get_application_name(), Some("of-the-test"));
+    // What the URL says, the other variables say too.
+    assert_eq!(variables["PGDATABASE"], db.name());
+
+    // Made of variables where there is none; the command line wins over one that is there.
+    for (arguments, held, host, database) in [
+        (&[][..], None, "db.internal", "orders"),
+        (&[][..], Some("postgres://u:hunter2@held/b"), "held", "b"),
+        (&["--database-url", "postgres://given/c"], Some("postgres://held/b"), "given", "c"),
+    ] {
+        let folder = Folder::new("url-made");
+        folder.write("go", "");
+        let options = [&["--url-var", "ORDERS_URL"], arguments].concat();
+        let mut command = exec(&db, &folder, &options, WAITS).await;
+        command
+            .env("PGHOST", "db.internal")
+            .env("PGDATABASE", "orders")
+            .env("PGSSLMODE", "require");
+        command.envs(held.map(|url| ("ORDERS_URL", url)));
+        let (code, said) = run(&mut command);
+        assert_eq!(code, Some(0), "{said}");
+        let variables = folder.variables("env");
+        let url: tokio_postgres::Config = variables["ORDERS_URL"].parse().unwrap();
+        assert_eq!(url.get_hosts(), [tokio_postgres::config::Host::Tcp(host.to_owned())]);
+        assert_eq!(url.get_dbname(), Some(database));
+        assert_eq!(url.get_password(), Some(variables["PGPASSWORD"].as_bytes()));
+        if held.is_none() {
+            assert_eq!(url.get_ssl_mode(), tokio_postgres::config::SslMode::Require);
+        }
+    }
+    let mut nowhere = exec(&db, &folder, &["--url-var", "ORDERS_URL"], WAITS).await;
+    let (code, said) = run(nowhere.env("PGHOST", "db.internal"));
+    assert_eq!(code, Some(125), "{said}");
+    assert!(said.contains("ORDERS_URL") && said.contains("PGDATABASE"), "{said}");
     assert_nothing_left(&db).await;
 }
 
@@ -286,4 +323,30 @@ fn a_command_is_asked_for() {
     let (code, said) = run(Command::new(LEASEHOLD).arg("exec"));
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("<CMD>"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_gives_up_on_a_vault_that_hangs() {
+    // Of its own: nobody else can wait for it.
+    let stack = Stack::start().await.unwrap();
+    let db = database(&stack, "hangs", 5, 600).await;
+    let folder = Folder::new("hangs");
+    let script = format!("echo $$ > \"$1/pid\"; {WAITS}");
+    let mut program = Program::start(&mut exec(&db, &folder, &[], &script).await);
+    let variables = folder.variables("env");
+    stack.pause_vault().await.unwrap();
+    folder.write("go", "");
+    let process = format!("/proc/{}", folder.read("pid").trim());
+    let over = async || Ok(!std::path::Path::new(&process).exists());
+    eventually("the command has ended", PATIENCE, over).await.unwrap();
+    program.signal(Signal::TERM);
+    program.wait_for("a second signal gives up waiting");
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().code(), Some(0), "{}", program.said());
+    let left = format!("left behind: {}", variables["PGUSER"]);
+    assert!(program.said().contains(&left), "{}", program.said());
+    // It ends by its TTL.
+    stack.resume_vault().await.unwrap();
+    let gone = async || Ok(db.leases().await?.is_empty() && db.logins().await?.is_empty());
+    eventually("the lease ends", PATIENCE, gone).await.unwrap();
 }

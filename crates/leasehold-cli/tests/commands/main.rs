@@ -6,6 +6,7 @@ mod completions;
 mod dev;
 mod exec;
 mod import;
+mod log;
 mod program;
 mod terminal;
 mod watch;

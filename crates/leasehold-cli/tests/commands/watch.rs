@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use leasehold_testkit::{TestDb, shared};
+use leasehold_testkit::{Stack, TestDb, eventually, shared};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::program::{Program, assert_nothing_left, database, leasehold, run};
+use crate::program::{PATIENCE, Program, assert_nothing_left, database, leasehold, run};
 use crate::terminal::{Terminal, screen};
 
 async fn watch(db: &TestDb, options: &[&str]) -> Command {
@@ -105,7 +105,7 @@ async fn a_terminal_counts_down_rotates_by_a_key_and_is_given_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_can_not_work_is_told_and_leaves_nothing() {
     let db = database(shared().await.unwrap(), "refused", 60, 600).await;
-    let mut nowhere = watch(&db, &["--pg-host", "127.0.0.1", "--pg-port", "1"]).await;
+    let mut nowhere = watch(&db, &["--database-url", "postgres://127.0.0.1:1/orders"]).await;
     let mut no_role = watch(&db, &["--role", "nobody"]).await;
     let mut grace = watch(&db, &["--grace", "5m"]).await;
     for (command, named) in [
@@ -118,4 +118,48 @@ async fn what_can_not_work_is_told_and_leaves_nothing() {
         assert!(said.contains(named), "{said}");
         assert_nothing_left(&db).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rehearsal_speaks_tls_as_the_place_says() {
+    let stack = Stack::builder().postgres_tls(true).start().await.unwrap();
+    let db = database(&stack, "tls", 60, 600).await;
+    // The whole way is said by one URL, or by variables; neither has a login.
+    let place = format!("postgres://{}:{}/{}", db.pg_host(), db.pg_port(), db.name());
+    let required = format!("{place}?sslmode=require");
+    let mut program =
+        Program::start(&mut leasehold(&db, &["watch", "--database-url", &required]).await);
+    let admin = db.admin().await.unwrap();
+    eventually("its sessions are there", PATIENCE, async || {
+        let sql = "SELECT count(*) FILTER (WHERE s.ssl), count(*) FILTER (WHERE NOT s.ssl)
+            FROM pg_stat_activity JOIN pg_stat_ssl s USING (pid)
+            WHERE datname = current_database() AND application_name = 'leasehold watch'";
+        let row = admin.query_one(sql, &[]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(1), 0, "in clear");
+        Ok(row.get::<_, i64>(0) > 0)
+    })
+    .await
+    .unwrap();
+    program.signal(Signal::INT);
+    assert_eq!(program.end().code(), Some(0), "{}", program.said());
+    // An authority that has not signed it, by a variable; the mend is told.
+    let mut untrusting = leasehold(&db, &["watch", "--database-url", &place, "--for", "1s"]).await;
+    let (code, said) = run(untrusting.env("PGSSLMODE", "verify-full"));
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("PGSSLROOTCERT"), "{said}");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_color_is_honoured_on_a_terminal() {
+    let db = database(shared().await.unwrap(), "colours", 60, 600).await;
+    for (no_color, coloured) in [("", true), ("1", false)] {
+        let mut command = watch(&db, &["--for", "1s"]).await;
+        let (_terminal, mut program) = Terminal::start(command.env("NO_COLOR", no_color));
+        assert_eq!(program.end().code(), Some(0), "{}", program.said());
+        // Green, as it is ready; the screen itself is there either way.
+        assert_eq!(program.said().contains("\x1b[32m"), coloured, "{:?}", program.said());
+        assert!(program.said().contains("\x1b[?1049h"), "{:?}", program.said());
+    }
+    assert_nothing_left(&db).await;
 }

@@ -29,8 +29,9 @@ async fn every_command_works_as_it_stands() {
     let help = Doctor::of(&db).await.arg("--help").run().await.stdout;
     let examples = help.split("Examples:\n").nth(1).expect("examples").to_owned();
     let mut pages = vec![commands(PAGE), examples.replace("INSERT ON", "UPDATE ON")];
-    // The README's writes a role over the one that is there, whose group is another.
-    pages.push(commands(README));
+    // The README's writes a role over the one that is there, whose group is another. The commands
+    // behind it run for long, or for ever; they are parsed by a test of the program.
+    pages.push(commands(README.split("## exec, watch").next().unwrap()));
     assert_eq!(pages.join("").matches("leasehold doctor").count(), 10);
 
     // As the administrator, who may do everything that is on these pages.

@@ -12,7 +12,7 @@ use super::{Command, Observer, Rotator, supervisor};
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::line::line;
-use crate::machine::{Machine, Policy, StartFailure};
+use crate::machine::{Machine, Policy, SHUTDOWN_WRAP_UP, StartFailure};
 use crate::provider::CredentialProvider;
 use crate::source::{DynSource, SourceError};
 
@@ -119,7 +119,11 @@ impl RotatorBuilder {
     ///
     /// # Errors
     /// [`StartError`]: at once for what a person has to mend (a denied policy, an unknown role, a
-    /// TTL that is too short), after the start timeout for what might have healed.
+    /// TTL that is too short), after the start timeout for what might have healed. Before it is
+    /// returned, what was minted is revoked and the source is closed, so that a program may end on
+    /// it. That is waited for as long as a shutdown waits for its last revocations, 5 s at the most;
+    /// what takes longer, such as a mint that the server does not answer, is given back in the
+    /// background for as long as the runtime runs.
     pub async fn start(self) -> Result<Rotator, StartError> {
         if self.policy.grace.is_some_and(|g| g.is_zero()) {
             return Err(StartError::Config {
@@ -147,7 +151,7 @@ impl RotatorBuilder {
         let name = line(self.name.as_ref().unwrap_or(&describe)).into();
         let machine = Machine::new(self.policy, self.clock.now(), fastrand::u64(..));
         let (commands, command_rx) = mpsc::unbounded_channel();
-        let (report_tx, report) = watch::channel(None);
+        let (report_tx, mut report) = watch::channel(None);
         let (started_tx, started) = oneshot::channel();
         let (last_error_tx, last_error) = watch::channel(None);
         let (observations, observation_rx) = mpsc::channel(OBSERVATION_BACKLOG);
@@ -171,25 +175,29 @@ impl RotatorBuilder {
         );
         runtime.spawn(supervisor::supervise(driver, runtime.clone()));
         // Dropping `started`, here at the timeout or by our caller, tells the driver to clean up.
-        match tokio::time::timeout(self.start_timeout, started).await {
+        let outcome = tokio::time::timeout(self.start_timeout, started).await;
+        let error = match outcome {
             Ok(Ok(Ok(shared))) => {
                 // The driver can't be gone before it was told.
                 let _ = commands.send(Command::Accepted);
                 let provider = CredentialProvider::new(shared);
-                Ok(Rotator { provider, commands, report })
+                return Ok(Rotator { provider, commands, report });
             }
-            Ok(Ok(Err(failure))) => Err(match failure {
-                StartFailure::Source(error) => StartError::Source { describe, error },
-                StartFailure::TtlTooShort { ttl, leeway, grace } => {
-                    StartError::TtlTooShort { describe, ttl, leeway, grace }
-                }
-            }),
-            Ok(Err(_)) => Err(StartError::Aborted),
+            Ok(Ok(Err(StartFailure::Source(error)))) => StartError::Source { describe, error },
+            Ok(Ok(Err(StartFailure::TtlTooShort { ttl, leeway, grace }))) => {
+                StartError::TtlTooShort { describe, ttl, leeway, grace }
+            }
+            Ok(Err(_)) => StartError::Aborted,
             Err(_) => {
                 let last = last_error.borrow().clone();
-                Err(StartError::Timeout { describe, after: self.start_timeout, last })
+                StartError::Timeout { describe, after: self.start_timeout, last }
             }
-        }
+        };
+        // A program that ends on the error would end the clean-up with it. A task that has ended
+        // without a report has nothing to wait for, and one that is late goes on.
+        let cleaned = report.wait_for(Option::is_some);
+        let _ = tokio::time::timeout(SHUTDOWN_WRAP_UP, cleaned).await;
+        Err(error)
     }
 }
 
@@ -205,7 +213,8 @@ impl fmt::Debug for RotatorBuilder {
     }
 }
 
-/// Why there is no rotator. Nothing is left behind: what was minted is revoked.
+/// Why there is no rotator. What was minted is revoked by then, as far as
+/// [`start`](RotatorBuilder::start) says.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StartError {
