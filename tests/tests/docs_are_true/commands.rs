@@ -8,19 +8,85 @@ use crate::repository::{self, Package, packages, read, root};
 pub(crate) fn check(text: &str) -> Result<(), String> {
     let text = text.replace("\\\n", " ");
     for line in text.lines() {
-        let words = shlex::split(line).ok_or_else(|| format!("can't be read: {line}"))?;
-        for command in words.split(|word| ["&&", "|"].contains(&word.as_str())) {
-            let assigned = |word: &&String| {
-                word.split_once('=').is_some_and(|(name, _)| {
-                    name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
-                })
-            };
-            let command: Vec<&str> =
-                command.iter().skip_while(assigned).map(String::as_str).collect();
-            one(&command).map_err(|problem| format!("{problem}: {line}"))?;
+        for command in split(line).map_err(|problem| format!("{problem}: {line}"))? {
+            let command = program(&command);
+            let words = shlex::split(command).ok_or_else(|| format!("can't be read: {line}"))?;
+            let words = words.iter().map(String::as_str);
+            // What a redirection names is written or read by the shell.
+            let words: Vec<&str> = words.take_while(|word| !is_redirection(word)).collect();
+            one(&words).map_err(|problem| format!("{problem}: {line}"))?;
         }
     }
     Ok(())
+}
+
+fn is_redirection(word: &str) -> bool {
+    word.trim_start_matches(|c: char| c.is_ascii_digit() || c == '&').starts_with(['>', '<'])
+}
+
+/// A command from its program on: without variables that are set for it, and `sudo`.
+pub(crate) fn program(command: &str) -> &str {
+    let mut rest = command.trim_start();
+    loop {
+        let (word, behind) = rest.split_once(' ').unwrap_or((rest, ""));
+        let assigned = word.split_once('=').is_some_and(|(name, _)| {
+            let known = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+            !name.is_empty() && name.chars().all(known)
+        });
+        if !assigned && word != "sudo" {
+            return rest;
+        }
+        rest = behind.trim_start();
+    }
+}
+
+/// The commands of a line, as a shell takes it apart, those within `$(…)` among them.
+fn split(line: &str) -> Result<Vec<String>, String> {
+    // What is not at its end yet, the innermost last: its text, and whether it is in double quotes.
+    let (mut done, mut open) = (Vec::new(), vec![(String::new(), false)]);
+    let mut rest = line.chars().peekable();
+    while let Some(c) = rest.next() {
+        let depth = open.len();
+        let (text, quoted) = open.last_mut().ok_or("a ) too many")?;
+        match c {
+            '\\' => {
+                text.push(c);
+                text.extend(rest.next());
+            }
+            '\'' if !*quoted => {
+                text.push(c);
+                for c in rest.by_ref() {
+                    text.push(c);
+                    if c == '\'' {
+                        break;
+                    }
+                }
+            }
+            '"' => {
+                text.push(c);
+                *quoted = !*quoted;
+            }
+            '`' => return Err("a command between backticks".to_owned()),
+            '$' if rest.peek() == Some(&'(') => {
+                rest.next();
+                text.push('$');
+                open.push((String::new(), false));
+            }
+            ')' if !*quoted && depth > 1 => done.extend(open.pop().map(|(text, _)| text)),
+            '(' | ')' if !*quoted => return Err("a shell of its own".to_owned()),
+            '#' if !*quoted && (text.is_empty() || text.ends_with(' ')) => break,
+            // Of a redirection.
+            '&' if !*quoted && (text.ends_with('>') || rest.peek() == Some(&'>')) => text.push(c),
+            ';' | '|' | '&' if !*quoted => done.push(std::mem::take(text)),
+            c => text.push(c),
+        }
+    }
+    let (last, _) = open.pop().ok_or("a ) too many")?;
+    if !open.is_empty() {
+        return Err("a $( without its end".to_owned());
+    }
+    done.push(last);
+    Ok(done)
 }
 
 fn one(command: &[&str]) -> Result<(), String> {
@@ -28,11 +94,15 @@ fn one(command: &[&str]) -> Result<(), String> {
     match *program {
         // Names of variables are checked wherever they stand, in `names.rs`.
         "export" | "cd" => Ok(()),
+        // Runs what a command says, which stands in its words and is checked by itself.
+        "eval" if rest == ["$"] => Ok(()),
         "cargo" => cargo(rest),
         "curl" => curl(rest),
         "docker" => docker(rest),
         "kubectl" => match rest {
-            ["apply", "-f", path] | ["delete", "-f", path] => exists(path),
+            ["apply" | "delete", "-f", path] | ["apply" | "delete", "-n", _, "-f", path] => {
+                exists(path)
+            }
             _ => Err("only `kubectl apply -f` and `delete -f` are known".to_owned()),
         },
         "psql" => match rest.iter().position(|word| *word == "-f") {
@@ -211,9 +281,10 @@ fn docker(words: &[&str]) -> Result<(), String> {
             None => Err("docker build without -f".to_owned()),
         },
         // Leftovers are found by a label of the test kit's.
+        ["rm", options @ .., "$"] if options.iter().all(|word| word.starts_with('-')) => Ok(()),
         ["rm" | "ps" | "network" | "volume", ..] => {
             let label = words.iter().find_map(|word| word.split_once("label="));
-            let label = label.ok_or("of which label?")?.1.trim_end_matches(')');
+            let label = label.ok_or("of which label?")?.1;
             match repository::code().contains(&format!("\"{label}\"")) {
                 true => Ok(()),
                 false => Err(format!("nobody sets the label {label}")),
@@ -223,8 +294,8 @@ fn docker(words: &[&str]) -> Result<(), String> {
     }
 }
 
-/// The command line has tests of its own, which parse what its pages show; here: that it has the
-/// command and the flags, up to those of a command that it runs.
+/// The command line has a test of its own (`help_tests.rs`), which parses such lines of all pages;
+/// here: that it has the command and the flags, up to those of a command that it runs.
 fn leasehold(words: &[&str]) -> Result<(), String> {
     let cli = package("leasehold-cli")?;
     let ours = words.split(|word| *word == "--").next().unwrap_or_default();
@@ -247,6 +318,10 @@ fn what_does_not_exist_is_told() {
         "deploy/vault/setup.sh && cargo run -p axum-app",
         "curl -s 'localhost:3000/accounts?limit=3' | python3 -m json.tool",
         "psql -d orders \\\n  -f deploy/vault/postgres.sql",
+        "cd deploy; cargo demo 2>&1 | head > out.txt &",
+        "kubectl apply -n orders -f deploy/kubernetes/orders.yaml",
+        "docker rm -fv $(docker ps -aq --filter label=leasehold-testkit)",
+        "export X='a; b' Y=\"c | d\"",
     ] {
         check(good).unwrap();
     }
@@ -267,6 +342,18 @@ fn what_does_not_exist_is_told() {
         "kubectl apply -f deploy/nonsense",
         "deploy/nonsense.sh",
         "true && bao read nonsense",
+        "cd x; bao read nonsense",
+        "cd x || bao read nonsense",
+        "cd x & bao read nonsense",
+        "cd x|bao read nonsense",
+        "cd $(bao read nonsense)",
+        "cd \"$(bao read nonsense)\"",
+        "cd `bao read nonsense`",
+        "(bao read nonsense)",
+        "sudo bao read nonsense",
+        "X=1 bao read nonsense",
+        "docker rm -fv $(docker ps -aq --filter label=nonsense)",
+        "kubectl apply -n orders -f deploy/nonsense",
         "deploy/vault/README.md",
         "echo 'open",
     ] {
