@@ -99,7 +99,7 @@ fn settings(text: &str) -> Result<(), String> {
                 told.get("features").and_then(toml::Value::as_array).into_iter().flatten()
             {
                 if !package.features.iter().any(|known| Some(known.as_str()) == feature.as_str()) {
-                    return Err(format!("{name} has no feature {feature}"));
+                    return Err(format!("{name} has no feature {feature:?}"));
                 }
             }
         }
