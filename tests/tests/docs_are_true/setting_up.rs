@@ -129,8 +129,6 @@ async fn pods_can_log_in() {
             here("ca.pem")
         ))
         .await;
-    // In a pod of the cluster it needs neither.
-    world.sh("deploy/kubernetes/vault.sh").await;
     let role = world.vault("GET", "auth/kubernetes/role/orders", Value::Null).await;
     let role = &role["data"];
     assert_eq!(role["bound_service_account_names"], json!(["orders"]));
