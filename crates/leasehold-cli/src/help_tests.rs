@@ -63,7 +63,7 @@ fn pages() -> Vec<(String, String)> {
 /// A line's command of ours: behind a prompt, variables, `sudo`, another command or `$(`.
 fn command(line: &str) -> Option<&str> {
     line.match_indices("leasehold ").map(|(at, _)| line.split_at(at)).find_map(|(before, rest)| {
-        let last = before.rsplit(["|", ";", "&", "("]).next().unwrap_or(before);
+        let last = before.rsplit(['|', ';', '&', '(']).next().unwrap_or(before);
         let mut skipped = last.split_whitespace();
         let typed = |word| word == "$" || word == "sudo" || is_assignment(word);
         let apart = before.is_empty() || before.ends_with([' ', '(', '|', ';', '&']);
