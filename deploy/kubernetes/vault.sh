@@ -3,11 +3,19 @@
 # database's roles and the policy "orders". May run again. Needs `bao` or `vault`, logged in.
 set -eu
 
-# The API server as the Vault server sees it, and its CA (PEM). Without a CA: Vault runs in a pod of
-# that cluster, and finds its own.
+# The API server as the Vault server sees it, its CA (PEM), and a token that may review others (of
+# reviewer.yaml): two files. Without both Vault runs in a pod of that cluster, and finds its own.
 : "${KUBERNETES_HOST:=https://kubernetes.default.svc:443}"
 : "${KUBERNETES_CA:=}"
+: "${KUBERNETES_REVIEWER_JWT:=}"
 : "${NAMESPACE:=orders}"
+
+# Vault would review a login with the token that it is shown, which has another audience than the API
+# server's: all logins would fail.
+if [ -n "$KUBERNETES_CA" ] && [ -z "$KUBERNETES_REVIEWER_JWT" ]; then
+    echo "KUBERNETES_CA without KUBERNETES_REVIEWER_JWT: see deploy/kubernetes/README.md" >&2
+    exit 2
+fi
 
 vault_cli() {
     if command -v bao >/dev/null; then bao "$@"; else vault "$@"; fi
@@ -15,7 +23,8 @@ vault_cli() {
 
 vault_cli auth list | grep -q '^kubernetes/' || vault_cli auth enable kubernetes
 vault_cli write auth/kubernetes/config kubernetes_host="$KUBERNETES_HOST" \
-    ${KUBERNETES_CA:+kubernetes_ca_cert=@"$KUBERNETES_CA"}
+    ${KUBERNETES_CA:+kubernetes_ca_cert=@"$KUBERNETES_CA"} \
+    ${KUBERNETES_REVIEWER_JWT:+token_reviewer_jwt=@"$KUBERNETES_REVIEWER_JWT"}
 
 # The audience is that of the projected token: one for the API server is of no use here, nor this
 # one there.

@@ -40,30 +40,84 @@ fn each_example_of_the_help_parses() {
     Cli::command().debug_assert();
 }
 
-#[test]
-fn each_command_of_the_docs_parses() {
-    for (file, least) in
-        [("docs/cli.md", 10), ("docs/doctor.md", 5), ("crates/leasehold-cli/README.md", 8)]
-    {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../");
-        let text = std::fs::read_to_string(format!("{path}{file}")).unwrap();
-        // A line that goes on in the next is one.
-        let text = text.replace("\\\n", " ");
-        let mut inside = false;
-        let mut seen = 0;
-        for line in text.lines() {
-            if line.starts_with("```") {
-                inside = !inside && line == "```sh";
-            } else if inside && line.starts_with("leasehold ") {
-                assert_parses(file, line);
-                seen += 1;
+/// All pages of the repository, by their paths from its root.
+fn pages() -> Vec<(String, String)> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let (mut pages, mut folders) = (Vec::new(), vec![root.clone()]);
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().unwrap().map(Result::unwrap) {
+            let (path, name) = (entry.path(), entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                if name != "target" && name != ".git" {
+                    folders.push(path);
+                }
+            } else if name.to_string_lossy().ends_with(".md") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                pages.push((path.strip_prefix(&root).unwrap().display().to_string(), text));
             }
         }
-        assert!(seen >= least, "{file}: {seen} commands");
+    }
+    pages
+}
+
+/// A line's command of ours: behind a prompt, variables, `sudo`, another command or `$(`.
+fn command(line: &str) -> Option<&str> {
+    line.match_indices("leasehold ").map(|(at, _)| line.split_at(at)).find_map(|(before, rest)| {
+        let last = before.rsplit(['|', ';', '&', '(']).next().unwrap_or(before);
+        let mut skipped = last.split_whitespace();
+        let typed = |word| word == "$" || word == "sudo" || is_assignment(word);
+        let apart = before.is_empty() || before.ends_with([' ', '(', '|', ';', '&']);
+        let inner = if before.ends_with("$(") { rest.split(')').next() } else { None };
+        (apart && skipped.all(typed)).then_some(inner.unwrap_or(rest))
+    })
+}
+
+fn is_assignment(word: &str) -> bool {
+    word.split_once('=')
+        .is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+}
+
+#[test]
+fn each_command_of_the_docs_parses() {
+    let mut seen = std::collections::BTreeMap::<String, usize>::new();
+    for (page, text) in pages() {
+        let mut block = None;
+        // A command goes on behind a backslash.
+        for line in text.replace("\\\n", " ").lines() {
+            if let Some(info) = line.trim_start().strip_prefix("```") {
+                block = if block.is_some() { None } else { Some(info.trim().to_owned()) };
+            } else if matches!(block.as_deref(), Some("sh" | "console" | "text")) {
+                // In other blocks than scripts there are sentences too: what is typed has a prompt.
+                let script = block.as_deref() == Some("sh");
+                if let Some(typed) = command(line)
+                    && (script || line.trim_start().starts_with("$ "))
+                {
+                    assert_parses(&page, typed);
+                    *seen.entry(page.clone()).or_default() += 1;
+                }
+            }
+        }
+    }
+    for page in ["docs/cli.md", "docs/doctor.md", "crates/leasehold-cli/README.md"] {
+        assert!(seen.get(page).is_some_and(|count| *count > 4), "{page}: {seen:?}");
     }
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cli.md");
     let docs = std::fs::read_to_string(docs).unwrap();
     for command in ["exec", "watch", "dev", "import", "completions"] {
         assert!(docs.contains(&format!("\n## {command}\n")), "{command} has no section");
+    }
+}
+
+#[test]
+fn a_command_is_found_in_its_line() {
+    for (line, found) in [
+        ("$ leasehold dev", Some("leasehold dev")),
+        ("VAULT_ADDR=x sudo leasehold dev", Some("leasehold dev")),
+        ("cd x && leasehold dev", Some("leasehold dev")),
+        ("eval \"$(leasehold completions bash)\"", Some("leasehold completions bash")),
+        ("cargo install leasehold-cli", None),
+        ("cargo run -p leasehold -- x", None),
+    ] {
+        assert_eq!(command(line), found, "{line}");
     }
 }

@@ -12,8 +12,14 @@ use yaml_rust2::{Yaml, YamlLoader};
 
 const MANIFESTS: &str = include_str!("../../../deploy/kubernetes/orders.yaml");
 
+const REVIEWER: &str = include_str!("../../../deploy/kubernetes/reviewer.yaml");
+
 fn manifest(kind: &str) -> Yaml {
-    let all = YamlLoader::load_from_str(MANIFESTS).unwrap();
+    manifest_in(MANIFESTS, kind)
+}
+
+fn manifest_in(manifests: &str, kind: &str) -> Yaml {
+    let all = YamlLoader::load_from_str(manifests).unwrap();
     all.into_iter().find(|m| m["kind"].as_str() == Some(kind)).unwrap()
 }
 
@@ -132,4 +138,47 @@ fn what_one_manifest_names_the_others_have() {
     let role = role.iter().find(|(name, _)| name == "VAULT_KUBERNETES_ROLE").unwrap().1.clone();
     assert!(script.contains(&format!("auth/kubernetes/role/{role} ")));
     assert!(script.contains(&format!("bound_service_account_names={account} ")));
+}
+
+/// A token of the pod's audience can't review itself: Vault has an account for that, and the pod's
+/// has no right in the cluster.
+#[test]
+fn vault_reviews_tokens_by_an_account_of_its_own() {
+    let account = manifest_in(REVIEWER, "ServiceAccount")["metadata"].clone();
+    let secret = manifest_in(REVIEWER, "Secret");
+    let of = &secret["metadata"]["annotations"]["kubernetes.io/service-account.name"];
+    assert_eq!(of, &account["name"]);
+    assert_eq!(secret["metadata"]["namespace"], account["namespace"]);
+    let binding = manifest_in(REVIEWER, "ClusterRoleBinding");
+    assert_eq!(binding["roleRef"]["name"].as_str(), Some("system:auth-delegator"));
+    let subjects = binding["subjects"].as_vec().unwrap();
+    assert_eq!(subjects.len(), 1);
+    assert_eq!(subjects[0]["kind"].as_str(), Some("ServiceAccount"));
+    for field in ["name", "namespace"] {
+        assert_eq!(subjects[0][field], account[field], "{field}");
+    }
+    assert!(!MANIFESTS.contains("kind: ClusterRoleBinding"));
+    let readme = include_str!("../../../deploy/kubernetes/README.md");
+    for named in [&secret["metadata"]["name"], &account["namespace"]] {
+        assert!(readme.contains(&format!("`{}`", named.as_str().unwrap())), "{named:?}");
+    }
+}
+
+/// The manifests name no namespace: the page's command does, and Vault's role is bound to it.
+#[test]
+fn the_namespace_is_the_one_that_vaults_role_is_bound_to() {
+    let readme = include_str!("../../../deploy/kubernetes/README.md");
+    let command = "kubectl apply -n ";
+    let (_, rest) = readme.split_once(command).unwrap();
+    let (namespace, rest) = rest.split_once(' ').unwrap();
+    assert!(rest.starts_with("-f deploy/kubernetes/orders.yaml\n"), "{rest}");
+    assert!(readme.contains(&format!(" NAMESPACE={namespace}\n")));
+    let script = include_str!("../../../deploy/kubernetes/vault.sh");
+    assert!(script.contains(&format!("${{NAMESPACE:={namespace}}}")));
+    assert!(script.contains("bound_service_account_namespaces=\"$NAMESPACE\""));
+    for manifest in YamlLoader::load_from_str(MANIFESTS).unwrap() {
+        assert!(manifest["metadata"]["namespace"].is_badvalue(), "{manifest:?}");
+    }
+    let postgres = variables().into_iter().find(|(name, _)| name == "PG_HOST").unwrap().1;
+    assert_eq!(postgres, format!("postgres.{namespace}.svc"));
 }

@@ -8,19 +8,79 @@ use crate::repository::{self, Package, packages, read, root};
 pub(crate) fn check(text: &str) -> Result<(), String> {
     let text = text.replace("\\\n", " ");
     for line in text.lines() {
-        let words = shlex::split(line).ok_or_else(|| format!("can't be read: {line}"))?;
-        for command in words.split(|word| ["&&", "|"].contains(&word.as_str())) {
-            let assigned = |word: &&String| {
-                word.split_once('=').is_some_and(|(name, _)| {
-                    name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
-                })
-            };
-            let command: Vec<&str> =
-                command.iter().skip_while(assigned).map(String::as_str).collect();
-            one(&command).map_err(|problem| format!("{problem}: {line}"))?;
+        for command in split(line).map_err(|problem| format!("{problem}: {line}"))? {
+            let words = shlex::split(&command).ok_or_else(|| format!("can't be read: {line}"))?;
+            let words = program(&words).iter().map(String::as_str);
+            // What a redirection names is written or read by the shell.
+            let words: Vec<&str> = words.take_while(|word| !is_redirection(word)).collect();
+            one(&words).map_err(|problem| format!("{problem}: {line}"))?;
         }
     }
     Ok(())
+}
+
+fn is_redirection(word: &str) -> bool {
+    word.trim_start_matches(|c: char| c.is_ascii_digit() || c == '&').starts_with(['>', '<'])
+}
+
+/// A command from its program on: without variables that are set for it, and `sudo`.
+pub(crate) fn program(words: &[String]) -> &[String] {
+    let assigned = |word: &String| {
+        word.split_once('=').is_some_and(|(name, _)| {
+            name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
+        })
+    };
+    let before = words.iter().take_while(|word| assigned(word) || *word == "sudo").count();
+    &words[before..]
+}
+
+/// The commands of a line, as a shell takes it apart, those within `$(…)` among them.
+fn split(line: &str) -> Result<Vec<String>, String> {
+    // What is not at its end yet, the innermost last: its text, and whether it is in double quotes.
+    let (mut done, mut open) = (Vec::new(), vec![(String::new(), false)]);
+    let mut rest = line.chars().peekable();
+    while let Some(c) = rest.next() {
+        let depth = open.len();
+        let (text, quoted) = open.last_mut().ok_or("a ) too many")?;
+        match c {
+            '\\' => {
+                text.push(c);
+                text.extend(rest.next());
+            }
+            '\'' if !*quoted => {
+                text.push(c);
+                for c in rest.by_ref() {
+                    text.push(c);
+                    if c == '\'' {
+                        break;
+                    }
+                }
+            }
+            '"' => {
+                text.push(c);
+                *quoted = !*quoted;
+            }
+            '`' => return Err("a command between backticks".to_owned()),
+            '$' if rest.peek() == Some(&'(') => {
+                rest.next();
+                text.push('$');
+                open.push((String::new(), false));
+            }
+            ')' if !*quoted && depth > 1 => done.extend(open.pop().map(|(text, _)| text)),
+            '(' | ')' if !*quoted => return Err("a shell of its own".to_owned()),
+            '#' if !*quoted && (text.is_empty() || text.ends_with(' ')) => break,
+            // Of a redirection.
+            '&' if !*quoted && (text.ends_with('>') || rest.peek() == Some(&'>')) => text.push(c),
+            ';' | '|' | '&' if !*quoted => done.push(std::mem::take(text)),
+            c => text.push(c),
+        }
+    }
+    let (last, _) = open.pop().ok_or("a ) too many")?;
+    if !open.is_empty() {
+        return Err("a $( without its end".to_owned());
+    }
+    done.push(last);
+    Ok(done)
 }
 
 fn one(command: &[&str]) -> Result<(), String> {
@@ -28,11 +88,15 @@ fn one(command: &[&str]) -> Result<(), String> {
     match *program {
         // Names of variables are checked wherever they stand, in `names.rs`.
         "export" | "cd" => Ok(()),
+        // Runs what a command says, which stands in its words and is checked by itself.
+        "eval" if rest == ["$"] => Ok(()),
         "cargo" => cargo(rest),
         "curl" => curl(rest),
         "docker" => docker(rest),
         "kubectl" => match rest {
-            ["apply", "-f", path] | ["delete", "-f", path] => exists(path),
+            ["apply" | "delete", "-f", path] | ["apply" | "delete", "-n", _, "-f", path] => {
+                exists(path)
+            }
             _ => Err("only `kubectl apply -f` and `delete -f` are known".to_owned()),
         },
         "psql" => match rest.iter().position(|word| *word == "-f") {
@@ -42,7 +106,19 @@ fn one(command: &[&str]) -> Result<(), String> {
         "leasehold" => leasehold(rest),
         // Only to look at what the command before it says.
         "python3" if rest == ["-m", "json.tool"] => Ok(()),
-        "grep" | "head" | "jq" => Ok(()),
+        "grep" | "head" | "jq" | "tee" => Ok(()),
+        // What `leasehold policy` says; the command line's own tests write it.
+        "bao" => match rest {
+            ["policy", "write", _, "-"] => Ok(()),
+            ["write", role, file]
+                if role.starts_with("database/roles/") && file.starts_with('@') =>
+            {
+                Ok(())
+            }
+            _ => Err("let a test run it, and mark which".to_owned()),
+        },
+        "tar" => packed(rest),
+
         script if script.contains('/') => {
             exists(script)?;
             use std::os::unix::fs::PermissionsExt;
@@ -71,7 +147,7 @@ fn cargo(words: &[&str]) -> Result<(), String> {
         "test" | "run" | "build" | "bench" | "clippy" | "doc" => {
             let package = cargo_options(options)?;
             match package {
-                Some(package) if *command == "run" => flags(package, theirs),
+                Some(package) if *command == "run" => flags(&package.folder, theirs),
                 _ => Ok(()),
             }
         }
@@ -87,11 +163,19 @@ fn cargo(words: &[&str]) -> Result<(), String> {
             let meaning = settings["alias"].get(alias).and_then(toml::Value::as_str);
             let meaning = meaning.ok_or_else(|| format!("cargo has no command {alias}"))?;
             let meaning: Vec<&str> = meaning.split(' ').collect();
-            let package = cargo_options(&meaning[1..])?.ok_or("an alias names its package")?;
+            // What follows a `--` of the alias's own is for the program.
+            let ours = meaning.split(|word| *word == "--").next().unwrap_or_default();
+            let elsewhere = ours.iter().position(|word| *word == "--manifest-path");
+            let folder = match (cargo_options(&ours[1..])?, elsewhere) {
+                (Some(package), _) => package.folder.as_str(),
+                // Of a workspace of its own.
+                (None, Some(at)) => ours[at + 1].trim_end_matches("/Cargo.toml"),
+                (None, None) => return Err("an alias names its package".to_owned()),
+            };
             if !options.is_empty() {
                 return Err("what is for the program stands behind a --".to_owned());
             }
-            flags(package, theirs)
+            flags(folder, theirs)
         }
     }
 }
@@ -131,10 +215,10 @@ fn cargo_options(words: &[&str]) -> Result<Option<&'static Package>, String> {
 }
 
 /// Flags of a program of ours are declared in its package.
-fn flags(package: &Package, words: &[&str]) -> Result<(), String> {
-    let sources = repository::files().iter().filter(|file| {
-        file.starts_with(&format!("{}/src/", package.folder)) && file.ends_with(".rs")
-    });
+fn flags(folder: &str, words: &[&str]) -> Result<(), String> {
+    let sources = repository::files()
+        .iter()
+        .filter(|file| file.starts_with(&format!("{folder}/src/")) && file.ends_with(".rs"));
     let sources: String = sources.map(|file| read(file)).collect();
     for word in words {
         let Some(flag) = word.strip_prefix("--").filter(|flag| *flag != "help") else { continue };
@@ -142,7 +226,7 @@ fn flags(package: &Package, words: &[&str]) -> Result<(), String> {
         let field = flag.replace('-', "_");
         let declared = [format!(" {field}: "), format!("\"--{flag}\""), format!("\"{flag}\"")];
         if !declared.iter().any(|declared| sources.contains(declared)) {
-            return Err(format!("{} has no --{flag}", package.folder));
+            return Err(format!("{folder} has no --{flag}"));
         }
     }
     Ok(())
@@ -159,6 +243,29 @@ fn installed(words: &[&str]) -> Result<(), String> {
         let short = name.strip_prefix("cargo-").unwrap_or(name);
         if !ci.contains(&format!("have_cargo {short} {version}")) {
             return Err(format!("CI does not use {tool}"));
+        }
+    }
+    Ok(())
+}
+
+/// `tar -c -C FOLDER FILE …`: what is packed is in the repository, or a program that cargo built.
+fn packed(words: &[&str]) -> Result<(), String> {
+    let mut folder = String::new();
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "-c" => {}
+            "-C" => {
+                let next = words.next().ok_or("-C of what?")?;
+                folder = repository::resolve(&folder, next).ok_or("out of the repository")?;
+            }
+            file if folder.starts_with("target/") => {
+                let target = ("bin".to_owned(), file.to_owned());
+                if !packages().values().any(|package| package.targets.contains(&target)) {
+                    return Err(format!("nothing builds {file}"));
+                }
+            }
+            file => exists(&format!("{folder}/{file}"))?,
         }
     }
     Ok(())
@@ -206,14 +313,21 @@ fn docker(words: &[&str]) -> Result<(), String> {
                 other => Err(format!("no rule for docker compose {other}")),
             }
         }
+        // What is built is read from a pipe, and so is the Dockerfile: of the repository's, one.
+        ["build", "-f", file, .., "-"] => {
+            let there = |known: &String| known.rsplit('/').next() == Some(*file);
+            let found = repository::files().iter().any(there);
+            if found { Ok(()) } else { Err(format!("there is no {file}")) }
+        }
         ["build", rest @ ..] => match rest.iter().position(|word| *word == "-f") {
             Some(at) => exists(rest.get(at + 1).ok_or("-f of what?")?),
             None => Err("docker build without -f".to_owned()),
         },
         // Leftovers are found by a label of the test kit's.
+        ["rm", options @ .., "$"] if options.iter().all(|word| word.starts_with('-')) => Ok(()),
         ["rm" | "ps" | "network" | "volume", ..] => {
             let label = words.iter().find_map(|word| word.split_once("label="));
-            let label = label.ok_or("of which label?")?.1.trim_end_matches(')');
+            let label = label.ok_or("of which label?")?.1;
             match repository::code().contains(&format!("\"{label}\"")) {
                 true => Ok(()),
                 false => Err(format!("nobody sets the label {label}")),
@@ -223,8 +337,8 @@ fn docker(words: &[&str]) -> Result<(), String> {
     }
 }
 
-/// The command line has tests of its own, which parse what its pages show; here: that it has the
-/// command and the flags, up to those of a command that it runs.
+/// The command line has a test of its own (`help_tests.rs`), which parses such lines of all pages;
+/// here: that it has the command and the flags, up to those of a command that it runs.
 fn leasehold(words: &[&str]) -> Result<(), String> {
     let cli = package("leasehold-cli")?;
     let ours = words.split(|word| *word == "--").next().unwrap_or_default();
@@ -236,17 +350,24 @@ fn leasehold(words: &[&str]) -> Result<(), String> {
     if !["(", " {", ","].iter().any(|end| sources.contains(&format!("    {variant}{end}"))) {
         return Err(format!("leasehold has no command {command}"));
     }
-    flags(cli, ours)
+    flags(&cli.folder, ours)
 }
 
 #[test]
 fn what_does_not_exist_is_told() {
     for good in [
         "cargo demo -- --for 30s   # a comment",
-        "cargo test -p leasehold-tests --features containers --test rotation_in_containers",
+        "cargo test -p leasehold-tests --features containers --test docs_are_true",
+        "cargo api -- --write",
+        "tar -c -C deploy/vault setup.sh -C ../../target/release axum-app",
+        "X='1 2' cargo screenshot",
         "deploy/vault/setup.sh && cargo run -p axum-app",
         "curl -s 'localhost:3000/accounts?limit=3' | python3 -m json.tool",
         "psql -d orders \\\n  -f deploy/vault/postgres.sql",
+        "cd deploy; cargo demo 2>&1 | head > out.txt &",
+        "kubectl apply -n orders -f deploy/kubernetes/orders.yaml",
+        "docker rm -fv $(docker ps -aq --filter label=leasehold-testkit)",
+        "export X='a; b' Y=\"c | d\"",
     ] {
         check(good).unwrap();
     }
@@ -263,10 +384,26 @@ fn what_does_not_exist_is_told() {
         "psql -d orders",
         "psql -f nonsense.sql",
         "docker compose -f nonsense.yml up",
-        "docker ps -q --filter label=nonsense",
+        "docker build -f nonsense -t x -",
+        "tar -c -C deploy/vault nonsense",
+        "tar -c -C target/release nonsense",
+        "bao policy write orders nonsense.hcl",
+        "docker ps -q --filter label=nobody-sets-it",
         "kubectl apply -f deploy/nonsense",
         "deploy/nonsense.sh",
         "true && bao read nonsense",
+        "cd x; bao read nonsense",
+        "cd x || bao read nonsense",
+        "cd x & bao read nonsense",
+        "cd x|bao read nonsense",
+        "cd $(bao read nonsense)",
+        "cd \"$(bao read nonsense)\"",
+        "cd `bao read nonsense`",
+        "(bao read nonsense)",
+        "sudo bao read nonsense",
+        "X=1 bao read nonsense",
+        "docker rm -fv $(docker ps -aq --filter label=nobody-sets-it)",
+        "kubectl apply -n orders -f deploy/nonsense",
         "deploy/vault/README.md",
         "echo 'open",
     ] {

@@ -8,7 +8,7 @@ use crate::pages::page;
 
 #[tokio::test]
 async fn each_way_to_log_in_is_enabled() {
-    let blocks = page("docs/auth.md").run("each_way_to_log_in_is_enabled");
+    let blocks = page("docs/auth.md").run_all("each_way_to_log_in_is_enabled");
     let script: String = blocks.iter().map(|block| block.text.as_str()).collect();
     let stack = Stack::start().await.unwrap();
     let operator = Operator::of(&stack).await;
@@ -54,7 +54,7 @@ fn said_token(said: &str) -> String {
 /// The page's settings, with a real agent: a session reads what it writes.
 #[tokio::test]
 async fn the_agents_sink_is_written() {
-    let block = page("docs/auth.md").run("the_agents_sink_is_written")[0];
+    let [block] = page("docs/auth.md").run("the_agents_sink_is_written");
     let stack = Stack::start().await.unwrap();
     let operator = Operator::of(&stack).await;
     let home = operator.home().display().to_string();

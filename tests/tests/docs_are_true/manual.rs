@@ -7,9 +7,8 @@ use crate::{none, repository};
 
 #[tokio::test]
 async fn logins_have_the_rights_of_their_group() {
-    let blocks =
+    let [group, creation, revocation] =
         page("crates/leasehold/manual/operations.md").run("logins_have_the_rights_of_their_group");
-    let [group, creation, revocation] = blocks[..] else { panic!("three: {blocks:?}") };
     let stack = Stack::start().await.unwrap();
     let role = RoleSpec::new("app").creation([&creation.text]).revocation([&revocation.text]);
     let db = stack.database(DatabaseSpec::new("shop").with_accounts().role(role)).await.unwrap();
@@ -31,8 +30,8 @@ async fn logins_have_the_rights_of_their_group() {
 #[test]
 fn every_variant_that_is_named_exists() {
     let kinds = [
-        ("Event", "crates/leasehold/src/event.rs"),
-        ("Reason", "crates/leasehold/src/event.rs"),
+        ("Event", "crates/leasehold/src/event/mod.rs"),
+        ("Reason", "crates/leasehold/src/event/mod.rs"),
         ("HealthState", "crates/leasehold/src/health.rs"),
         ("ErrorKind", "crates/leasehold/src/source.rs"),
     ];

@@ -1,6 +1,7 @@
 //! Variables and files that the pages name exist.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use crate::{none, pages, repository};
 
@@ -34,7 +35,12 @@ fn variables(text: &str) -> BTreeSet<&str> {
 }
 
 fn known(name: &str) -> bool {
-    OTHERS.contains(&name) || repository::code().contains(name) || setting(name)
+    // Whole words: half of a name is no name.
+    static WORDS: LazyLock<BTreeSet<&str>> = LazyLock::new(|| {
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        repository::code().split(word).collect()
+    });
+    OTHERS.contains(&name) || WORDS.contains(name) || setting(name)
 }
 
 /// `Settings` makes names of variables of those of its table.
@@ -76,4 +82,5 @@ fn an_unknown_name_is_told() {
     assert_eq!(Vec::from_iter(variables("`$VAULT_ADDR`, PGUSER=x; TTL")), ["PGUSER", "VAULT_ADDR"]);
     let unknown = ["VAULT", "NONSENSE"].join("_");
     assert!(known("VAULT_CLIENT_CERT") && known("BAO_ADDR") && !known(&unknown));
+    assert!(!known("VAULT_ADD") && !known("VAULT_CLIENT"));
 }

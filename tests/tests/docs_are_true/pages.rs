@@ -114,8 +114,16 @@ impl Page {
         page
     }
 
-    /// The blocks that are marked as run by the test `name`, in order. There has to be one.
-    pub(crate) fn run(&self, name: &str) -> Vec<&Block> {
+    /// The blocks that are marked as run by the test `name`, in order: as many as it takes, so that
+    /// one that is added is not one that nobody runs.
+    pub(crate) fn run<const N: usize>(&self, name: &str) -> [&Block; N] {
+        let found = self.run_all(name);
+        let count = found.len();
+        found.try_into().unwrap_or_else(|_| panic!("{name} takes {N} blocks, not {count}"))
+    }
+
+    /// Those blocks, for a test that takes each. There has to be one.
+    pub(crate) fn run_all(&self, name: &str) -> Vec<&Block> {
         let marker = format!("run: {name}");
         let found = self.blocks.iter().filter(|b| b.marker.as_ref() == Some(&marker));
         let found: Vec<_> = found.collect();

@@ -64,6 +64,7 @@ pub(crate) fn code() -> &'static str {
 pub(crate) struct Package {
     /// From the root.
     pub(crate) folder: String,
+    pub(crate) version: String,
     pub(crate) features: Vec<String>,
     /// (kind, name)
     pub(crate) targets: Vec<(String, String)>,
@@ -87,6 +88,7 @@ pub(crate) fn packages() -> &'static BTreeMap<String, Package> {
             let target = |t: &Value| (text(&t["kind"][0]), text(&t["name"]));
             Package {
                 folder: folder.to_str().unwrap().to_owned(),
+                version: text(&p["version"]),
                 features: p["features"].as_object().unwrap().keys().cloned().collect(),
                 targets: p["targets"].as_array().unwrap().iter().map(target).collect(),
             }

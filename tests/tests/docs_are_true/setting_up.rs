@@ -17,8 +17,8 @@ fn script(blocks: &[&Block]) -> String {
 /// The guide's blocks are run by what sets that world up, in their order.
 #[tokio::test]
 async fn the_guide_sets_up_what_it_says() {
-    let guide = page("docs/vault-setup.md").run("the_guide_sets_up_what_it_says");
-    assert!(guide.iter().all(|block| block.language() == "sh") && guide.len() == 4);
+    let guide: [_; 4] = page("docs/vault-setup.md").run("the_guide_sets_up_what_it_says");
+    assert!(guide.iter().all(|block| block.language() == "sh"));
     let world = ready_made().await;
     let session = world.session(&world.orders().await).await;
     let rotator = Rotator::builder(session.dynamic_role("database", "orders-rw")).start().await;
@@ -31,8 +31,7 @@ async fn the_guide_sets_up_what_it_says() {
 /// With nothing but them the README's program works, renews and revokes.
 #[tokio::test]
 async fn the_readmes_policy_and_role() {
-    let blocks = page("README.md").run("the_readmes_policy_and_role");
-    let [policy, role] = blocks[..] else { panic!("a policy and a role: {blocks:?}") };
+    let [policy, role] = page("README.md").run("the_readmes_policy_and_role");
     let world = ready_made().await;
     world.vault("POST", "database/config/orders", json!({ "allowed_roles": "*" })).await;
     world.sh(&role.text).await;
@@ -52,8 +51,7 @@ async fn the_readmes_policy_and_role() {
 #[tokio::test]
 async fn static_roles_and_kv_are_set_up_as_the_page_says() {
     let name = "static_roles_and_kv_are_set_up_as_the_page_says";
-    let blocks = page("docs/sources.md").run(name);
-    let [static_role, kv] = blocks[..] else { panic!("two: {blocks:?}") };
+    let [static_role, kv] = page("docs/sources.md").run(name);
     // Of its own: names of static roles and of others must differ.
     let world = ReadyMade::set_up().await;
     world.admin().await.batch_execute("CREATE ROLE orders LOGIN PASSWORD 'old'").await.unwrap();
@@ -84,7 +82,7 @@ async fn static_roles_and_kv_are_set_up_as_the_page_says() {
 /// The template of the page, by a real agent: what it writes is a login that works.
 #[tokio::test]
 async fn an_agent_renders_the_file_of_the_page() {
-    let block = page("docs/sources.md").run("an_agent_renders_the_file_of_the_page")[0];
+    let [block] = page("docs/sources.md").run("an_agent_renders_the_file_of_the_page");
     let stack = Stack::start().await.unwrap();
     let operator = Operator::of(&stack).await;
     let home = operator.home().display().to_string();
@@ -112,15 +110,25 @@ async fn an_agent_renders_the_file_of_the_page() {
 /// deploy/kubernetes/README.md, in the guide's world.
 #[tokio::test]
 async fn pods_can_log_in() {
-    let blocks = page("deploy/kubernetes/README.md").run("pods_can_log_in");
+    let [block] = page("deploy/kubernetes/README.md").run("pods_can_log_in");
     let world = ready_made().await;
     let home = world.stack.dir().unwrap().join("cli");
     let key = rcgen::KeyPair::generate().unwrap();
     let authority = rcgen::CertificateParams::default().self_signed(&key).unwrap();
     std::fs::write(home.join("ca.pem"), authority.pem()).unwrap();
-    let script = script(&blocks).replace("ca.pem", &home.join("ca.pem").display().to_string());
+    std::fs::write(home.join("reviewer.jwt"), "a.b.c").unwrap();
+    let here = |file: &str| home.join(file).display().to_string();
+    let script = block.text.replace("ca.pem", &here("ca.pem"));
+    let script = script.replace("reviewer.jwt", &here("reviewer.jwt"));
     world.sh(&script).await;
     world.sh(&script).await; // it may run again
+    // With a CA alone, each login would be reviewed with the token that is shown, which can't be.
+    world
+        .sh(&format!(
+            "if KUBERNETES_CA={} deploy/kubernetes/vault.sh; then exit 1; fi",
+            here("ca.pem")
+        ))
+        .await;
     let role = world.vault("GET", "auth/kubernetes/role/orders", Value::Null).await;
     let role = &role["data"];
     assert_eq!(role["bound_service_account_names"], json!(["orders"]));
@@ -134,6 +142,6 @@ async fn pods_can_log_in() {
 
 #[test]
 fn the_guides_script_is_not_empty() {
-    let guide = page("docs/vault-setup.md").run("the_guide_sets_up_what_it_says");
+    let guide: [_; 4] = page("docs/vault-setup.md").run("the_guide_sets_up_what_it_says");
     assert!(script(&guide).contains("deploy/vault/setup.sh"));
 }

@@ -3,6 +3,7 @@
 mod program;
 mod servers;
 
+use std::process::Command;
 use std::time::Duration;
 
 use leasehold_testkit::eventually;
@@ -19,6 +20,18 @@ async fn orders_are_taken_across_a_rotation() -> Result<(), Box<dyn std::error::
     .await?;
     program.order("coffee")?;
     program.stop()?;
+    assert_eq!((db.logins().await?.len(), db.lease_count().await?), (0, 0));
+    Ok(())
+}
+
+/// It can't listen, and may be started again and again.
+#[tokio::test]
+async fn a_start_that_fails_leaves_no_login() -> Result<(), Box<dyn std::error::Error>> {
+    let (environment, db) = servers::start().await?;
+    let mut program = Command::new(env!("CARGO_BIN_EXE_orders"));
+    program.envs(environment).env("LISTEN", "nowhere");
+    let done = tokio::task::spawn_blocking(move || program.output()).await??;
+    assert!(!done.status.success() && !done.stdout.is_empty(), "it had a login: {done:?}");
     assert_eq!((db.logins().await?.len(), db.lease_count().await?), (0, 0));
     Ok(())
 }

@@ -1,14 +1,20 @@
+use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut stop = signal(SignalKind::terminate())?;
+async fn main() -> Outcome {
+    let stop = signal(SignalKind::terminate())?;
     let database: PgConnectOptions = std::env::var("DATABASE_URL")?.parse()?;
     let options = PgPoolOptions::new().max_connections(10);
     let pool = options.connect_with(database).await?;
+    serve(pool, stop).await
+}
 
+async fn serve(pool: PgPool, mut stop: Signal) -> Outcome {
     let listener = TcpListener::bind(std::env::var("LISTEN")?).await?;
     println!("http://{}", listener.local_addr()?);
     axum::serve(listener, orders::router(pool))
