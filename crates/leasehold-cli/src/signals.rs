@@ -9,6 +9,7 @@ use signal_hook::iterator::exfiltrator::WithOrigin;
 use tokio::sync::mpsc;
 
 use crate::failure::Failure;
+use crate::terminal::tell;
 
 const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
 const OTHER: [i32; 3] = [SIGUSR1, SIGUSR2, SIGWINCH];
@@ -85,6 +86,11 @@ impl Signals {
         }
     }
 
+    /// One that asks for an end and has come already.
+    pub(crate) fn pending(&mut self) -> Option<Caught> {
+        std::iter::from_fn(|| self.0.try_recv().ok()).find(|caught| caught.ends())
+    }
+
     /// Does `work` to its end whatever comes, since half of it would leave something behind. The
     /// first signal that asks for an end is given along; the second gives up: `None`.
     pub(crate) async fn through<T>(
@@ -101,7 +107,7 @@ impl Signals {
                     if first.is_some() {
                         return None;
                     }
-                    anstream::eprintln!("leasehold: {notice}; a second signal gives up waiting");
+                    tell(&format!("{notice}; a second signal gives up waiting"));
                     first = Some(caught);
                 }
             }
