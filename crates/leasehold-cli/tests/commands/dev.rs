@@ -135,7 +135,7 @@ fn a_signal_during_the_set_up_ends_it_and_runs_nothing() {
     let folder = open_folder("set-up");
     let there = folder.join("there");
     let sql = format!(
-        "COPY (SELECT 1) TO PROGRAM 'cat > {0}.new && mv {0}.new {0}'; SELECT pg_sleep(3)",
+        "COPY (SELECT 1) TO PROGRAM 'cat > {0}.new && mv {0}.new {0}'; SELECT pg_sleep(600)",
         there.display()
     );
     let schema = folder.write("slow.sql", &sql);
