@@ -9,6 +9,7 @@ use leasehold_testkit::{DatabaseSpec, RoleSpec, Stack, TestDb};
 
 use crate::child::{self, Running};
 use crate::env_file::EnvFile;
+use crate::environment;
 use crate::failure::Failure;
 use crate::signals::Signals;
 use crate::terminal::{out, tell};
@@ -121,13 +122,19 @@ async fn serve(
     file: Option<EnvFile>,
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
-    let database = stack.database(spec(args, schema)).await;
-    let database = database.map_err(|e| Failure::of("setting up the servers", &e))?;
-    let environment = environment(args, &database).await?;
-    let written = file.map(|file| file.write(&environment)).transpose()?;
+    let set_up = async {
+        let database = stack.database(spec(args, schema)).await;
+        let database = database.map_err(|e| Failure::of("setting up the servers", &e))?;
+        variables(args, &database).await
+    };
+    let variables = tokio::select! {
+        variables = set_up => variables?,
+        // What was begun ends with the servers.
+        caught = signals.ending() => return Ok(caught.exit_code()),
+    };
+    let written = file.map(|file| file.write(&variables)).transpose()?;
     tell(&format!(
-        "OpenBao on {}, Postgres on {}:{}; logins of {MOUNT}/creds/{} live {:?}, with \
-         renewals {:?}",
+        "OpenBao on {}, Postgres on {}:{}; logins of {MOUNT}/creds/{} live {:?}, with renewals {:?}",
         stack.vault_addr(),
         stack.pg_host(),
         stack.pg_port(),
@@ -136,7 +143,7 @@ async fn serve(
         args.max_ttl
     ));
     let code = if args.command.is_empty() {
-        for (name, value) in &environment {
+        for (name, value) in &variables {
             // Names and addresses of ours: nothing in them has to be quoted.
             out(&format!("export {name}={value}"));
         }
@@ -144,7 +151,7 @@ async fn serve(
         signals.ending().await;
         Ok(0)
     } else {
-        run_in(args, &environment, signals).await
+        run_in(args, &variables, signals).await
     };
     drop(written);
     code
@@ -166,10 +173,7 @@ fn spec(args: &Args, schema: Vec<String>) -> DatabaseSpec {
 }
 
 /// What `leasehold_vault::Settings`, the example app, libpq and most drivers read.
-async fn environment(
-    args: &Args,
-    database: &TestDb,
-) -> Result<Vec<(&'static str, String)>, Failure> {
+async fn variables(args: &Args, database: &TestDb) -> Result<Vec<(&'static str, String)>, Failure> {
     let secret_id = database.secret_id().await;
     let secret_id = secret_id.map_err(|e| Failure::of("making a secret_id", &e))?;
     let (host, port, name) = (database.pg_host(), database.pg_port(), database.name());
@@ -192,14 +196,18 @@ async fn environment(
 
 async fn run_in(
     args: &Args,
-    environment: &[(&'static str, String)],
+    variables: &[(&'static str, String)],
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
     let mut command = child::command(&args.command);
     // Another way to log in would be a second one.
-    crate::environment::remove_vault(&mut command);
-    command.envs(environment.iter().map(|(name, value)| (name, value)));
+    environment::remove_other_ways(&mut command, false);
+    environment::remove_places(&mut command);
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
     let kill_after = Duration::from_secs(10);
+    if let Some(caught) = signals.pending() {
+        return Ok(caught.exit_code());
+    }
     let running = Running::start(command, &args.command[0], kill_after);
     let mut running = running.map_err(|why| Failure::new(why.message).with_code(why.code))?;
     let status = running.wait(signals).await;

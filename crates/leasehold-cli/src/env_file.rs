@@ -15,7 +15,10 @@ const MARK: &str = "# Written by `leasehold dev`";
 
 /// A place where one may be written.
 #[derive(Debug)]
-pub(crate) struct EnvFile(PathBuf);
+pub(crate) struct EnvFile {
+    path: PathBuf,
+    force: bool,
+}
 
 /// One that was written. Removed when dropped, unless somebody has changed it.
 pub(crate) struct Written {
@@ -39,12 +42,12 @@ impl EnvFile {
             }
             Err(e) => return Err(Failure::of(&format!("looking at {shown}"), &e)),
         }
-        Ok(Self(path))
+        Ok(Self { path, force })
     }
 
-    /// Writes it whole, or not at all.
+    /// Writes it whole, or not at all. Looks again first: starting servers takes a while.
     pub(crate) fn write(self, variables: &[(&'static str, String)]) -> Result<Written, Failure> {
-        let path = self.0;
+        let Self { path, .. } = Self::at(self.path, self.force)?;
         let mut text = Zeroizing::new(format!("{MARK}: it goes when that ends.\n"));
         for (name, value) in variables {
             text.push_str(&format!("{name}={value}\n"));

@@ -8,6 +8,7 @@ use tokio::process::Command;
 use url::Url;
 use zeroize::Zeroizing;
 
+use crate::doctor::ADMIN_URL;
 use crate::failure::Failure;
 use crate::postgres::{Place, Server, keep_spaces, set};
 
@@ -22,19 +23,28 @@ pub(crate) fn set_login(command: &mut Command, credential: &Credential, server: 
     }
 }
 
-/// Takes away what we log in to Vault by.
-pub(crate) fn remove_vault(command: &mut Command) {
+/// Takes away what leads past its own login: an administrator's, and, unless `keep_vaults`, what
+/// we log in to Vault by.
+pub(crate) fn remove_other_ways(command: &mut Command, keep_vaults: bool) {
     for (name, _) in env::vars_os() {
-        if is_vaults(&name) {
+        if name == ADMIN_URL || (is_vaults(&name) && !keep_vaults) {
             command.env_remove(name);
         }
+    }
+}
+
+/// Takes away where another Postgres is: each of these would win over the variables that follow.
+pub(crate) fn remove_places(command: &mut Command) {
+    for name in ["DATABASE_URL", "PGSERVICE", "PGHOSTADDR"] {
+        command.env_remove(name);
     }
 }
 
 fn is_vaults(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let ours = ["VAULT_", "BAO_"].iter().any(|prefix| name.starts_with(prefix));
-    ours || name.ends_with("SECRET_ID") || name == "APPROLE_ROLE_ID"
+    let secret_id = ["SECRET_ID", "SECRET_ID_FILE"].iter().any(|end| name.ends_with(end));
+    ours || secret_id || name == "APPROLE_ROLE_ID"
 }
 
 /// A connection URL without a login.
@@ -131,8 +141,14 @@ mod tests {
 
     #[test]
     fn what_leads_to_vault_is_known_by_its_name() {
-        for name in ["VAULT_TOKEN", "BAO_ADDR", "VAULT__TOKEN", "APPROLE_SECRET_ID", "MY_SECRET_ID"]
-        {
+        for name in [
+            "VAULT_TOKEN",
+            "BAO_ADDR",
+            "VAULT__TOKEN",
+            "APPROLE_SECRET_ID",
+            "MY_SECRET_ID",
+            "APPROLE_SECRET_ID_FILE",
+        ] {
             assert!(is_vaults(OsStr::new(name)), "{name}");
         }
         for name in ["PATH", "PGHOST", "MY_VAULT_TOKEN_COUNT"] {

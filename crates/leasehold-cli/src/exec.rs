@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use leasehold::{Kept, Once};
+use leasehold::{Kept, KeptUntil, Once};
 use leasehold_vault::{Auth, Session, VaultConfig};
 
 use crate::child::{self, Running};
@@ -27,7 +27,7 @@ use crate::terminal::tell;
 ///
 /// TERM, INT, HUP, QUIT, USR1, USR2 and WINCH are passed on to the command, unless it has them from
 /// the terminal already. The command decides when it ends; asked to end a second time, it is
-/// killed after --kill-after.
+/// killed after --kill-after. What the terminal made does not count.
 ///
 /// The exit code is the command's own; 128 + n if signal n ended it, 127 if it was not found, 126
 /// if it could not be run, 125 if there was no login for it.
@@ -42,8 +42,8 @@ pub(crate) struct Args {
     /// holds already, else one made of where Postgres is.
     #[arg(long, value_name = "NAME")]
     url_var: Option<String>,
-    /// Leaves VAULT_*, BAO_* and *SECRET_ID in the command's environment. They are taken out of it
-    /// by default: it has a login, and needs no way to others.
+    /// Leaves VAULT_*, BAO_*, *SECRET_ID and *SECRET_ID_FILE in the command's environment. They are
+    /// taken out of it by default: it has a login, and needs no way to others.
     #[arg(long)]
     keep_vault_env: bool,
     /// How long a command that was asked to end twice may take before it is killed.
@@ -134,9 +134,7 @@ async fn on(
     signals: &mut Signals,
 ) -> (Result<u8, Failure>, Once) {
     let mut command = child::command(&args.command);
-    if !args.keep_vault_env {
-        environment::remove_vault(&mut command);
-    }
+    environment::remove_other_ways(&mut command, args.keep_vault_env);
     environment::set_login(&mut command, login.credential(), server);
     if let (Some(name), Some(url)) = (&args.url_var, url) {
         match url.with(login.credential()) {
@@ -144,12 +142,16 @@ async fn on(
             Err(failure) => return (Err(failure.with_code(child::OURS)), login),
         }
     }
+    // One from the terminal has gone to no command yet.
+    if let Some(caught) = signals.pending() {
+        return (Ok(caught.exit_code()), login);
+    }
     let mut running = match Running::start(command, &args.command[0], args.kill_after) {
         Ok(running) => running,
         Err(why) => return (Err(Failure::new(why.message).with_code(why.code)), login),
     };
     let status = {
-        let mut keeping = std::pin::pin!(login.keep(|what| tell_kept(&what, verbose)));
+        let mut keeping = std::pin::pin!(login.keep(|what| tell_of(&what, verbose)));
         let mut over = false;
         loop {
             tokio::select! {
@@ -188,24 +190,36 @@ fn tell_left(what: &str) {
     }
 }
 
-fn tell_kept(what: &Kept, verbose: bool) {
+fn tell_of(what: &Kept, verbose: bool) {
     match what {
         Kept::Renewed { granted } if verbose => tell(&format!("renewed for {granted:.0?}")),
         Kept::RenewFailed { error, retry_in: Some(pause) } => {
             tell(&format!("renewal failed: {error}; again in {pause:.1?}"));
         }
         Kept::RenewFailed { error, .. } => tell(&format!("not renewed any more: {error}")),
-        Kept::Last { ends_in, with_its_token } => {
-            let (what, mend) = match with_its_token {
-                true => ("with the token it was made by", "a token that lives longer"),
-                false => ("at its max TTL", "a longer max_ttl of the role"),
-            };
+        Kept::Last { ends_in, by } => {
+            let (what, mend) = until(*by);
             tell(&format!(
                 "the login ends in {ends_in:.0?}, {what}, and a running command can't be given \
                  another: what takes longer needs {mend}"
             ));
         }
         _ => {}
+    }
+}
+
+/// What sets the end of the login, and what would move it.
+fn until(by: KeptUntil) -> (&'static str, &'static str) {
+    match by {
+        KeptUntil::Token => ("with the token it was made by", "a token that lives longer"),
+        KeptUntil::NotRenewable => {
+            ("as it can't be renewed", "a role whose leases are renewable, or a longer default_ttl")
+        }
+        KeptUntil::Refused => (
+            "as renewing it was refused",
+            "`update` on sys/leases/renew in the policy, or what the refusal names",
+        ),
+        _ => ("at its max TTL", "a longer max_ttl of the role"),
     }
 }
 

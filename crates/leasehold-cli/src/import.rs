@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::Style;
-use leasehold::LoginForm;
+use leasehold::{LoginForm, SourceError};
 use leasehold_vault::{Entries, KvMount, Session, Settings};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::signals::{Caught, Signals};
 use crate::terminal::{BAD, CAREFUL, FAINT, GOOD, out, tell};
 
 /// What is taken along without being named, and what a login's keys are called in a KV secret.
@@ -83,6 +84,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 type Values = BTreeMap<String, Zeroizing<String>>;
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    // Before anything is made that a signal would leave behind.
+    let mut signals = Signals::listen()?;
     let (wanted, left) = select(&args, read(&args.from)?)?;
     if wanted.is_empty() {
         return Err(Failure::usage(format!(
@@ -95,13 +98,24 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         Some(file) => Settings::from_file(file)?,
         None => Settings::from_env()?,
     };
-    let session = Session::login(settings.config()?, settings.auth()?).await;
+    let gave_up = || Failure::new("gave up: a token may be left, until its TTL");
+    let login = Session::login(settings.config()?, settings.auth()?);
+    let ending = "ending, once the token that is being asked for was given back";
+    let (session, caught) = signals.through(login, ending).await.ok_or_else(gave_up)?;
     let session = session.map_err(|e| Failure::of("logging in to Vault", &e))?;
-    let done = import(&args, &session, &wanted, &left).await;
-    for line in session.close().await {
+    let done = match caught {
+        Some(caught) => Err(stopped(caught)),
+        None => import(&args, &session, &wanted, &left, &mut signals).await,
+    };
+    let closing = signals.through(session.close(), "the token is being revoked").await;
+    for line in closing.ok_or_else(gave_up)?.0 {
         tell(&format!("left behind: {line}"));
     }
     done.map(|()| ExitCode::SUCCESS)
+}
+
+fn stopped(caught: Caught) -> Failure {
+    Failure::new("told to stop: nothing was written").with_code(caught.exit_code())
 }
 
 async fn import(
@@ -109,11 +123,19 @@ async fn import(
     session: &Session,
     wanted: &Values,
     left: &[String],
+    signals: &mut Signals,
 ) -> Result<(), Failure> {
-    let at = place(session, &args.to).await?;
+    let look = async {
+        let at = place(session, &args.to).await?;
+        let old = session.kv2_entries(&at.mount, &at.path).await;
+        let old = old.map_err(|e| Failure::of("comparing", &e))?;
+        Ok::<_, Failure>((at, old))
+    };
+    let (at, old) = tokio::select! {
+        found = look => found?,
+        caught = signals.ending() => return Err(stopped(caught)),
+    };
     let (mount, path) = (&*at.mount, &*at.path);
-    let old = session.kv2_entries(mount, path).await;
-    let old = old.map_err(|e| Failure::of("comparing", &e))?;
     let plan = Plan::of(old, wanted, args.replace);
     plan.show(&format!("{mount}/{path}"));
     if !left.is_empty() {
@@ -122,19 +144,35 @@ async fn import(
     if !plan.changes_anything() {
         out("Nothing to write.");
     } else if args.write {
-        let version = session.kv2_write(mount, path, &plan.new).await;
-        let version = version.map_err(|e| Failure::of("nothing was written", &e))?;
+        if let Some(caught) = signals.pending() {
+            return Err(stopped(caught));
+        }
+        // Half of a request would leave open whether it was written.
+        let write = session.kv2_write(mount, path, &plan.new);
+        let notice = "ending, once the secret that is being written was";
+        let unknown = || Failure::new(format!("gave up: {mount}/{path} may be written or not"));
+        let (version, _) = signals.through(write, notice).await.ok_or_else(unknown)?;
+        let version = version.map_err(|e| not_written(&e))?;
         line(GOOD, &format!("Wrote version {version} of {mount}/{path}."));
     } else {
         out("Nothing was written: --write does it.");
     }
-    match plan.username(&format!("{mount}/{path}")) {
-        Ok(username) => out(&format!(
-            "A login, of {username}: session.kv2({mount:?}, {path:?}) is a source of it."
-        )),
+    match plan.is_login(&format!("{mount}/{path}")) {
+        Ok(()) => {
+            out(&format!("A login: session.kv2({mount:?}, {path:?}) is a source of it."));
+        }
         Err(why) => line(CAREFUL, &format!("Not a login that session.kv2 could serve: {why}.")),
     }
     Ok(())
+}
+
+/// An answer that did not come says nothing of what was done.
+fn not_written(e: &SourceError) -> Failure {
+    let doing = match e.is_transient() {
+        true => "it is not known whether it was written (run it again: it compares first)",
+        false => "nothing was written",
+    };
+    Failure::of(doing, e)
 }
 
 async fn place(session: &Session, to: &str) -> Result<KvMount, Failure> {
@@ -314,8 +352,9 @@ impl Plan {
         }
     }
 
-    /// Whose login it will be, by the library's own reading of it.
-    fn username(&self, place: &str) -> Result<String, String> {
+    /// Whether it will be a login, by the library's own reading of it; else why not. Whose it is,
+    /// is not said: no value is.
+    fn is_login(&self, place: &str) -> Result<(), String> {
         let mut form = LoginForm::default();
         for (key, value) in &self.new.values {
             match value {
@@ -324,8 +363,7 @@ impl Plan {
                 _ => {}
             }
         }
-        let login = form.into_credential(place).map_err(|e| e.to_string())?;
-        Ok(login.username().to_owned())
+        form.into_credential(place).map(drop).map_err(|e| e.to_string())
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// How the application logs in to Vault: what it does with its own token depends on that.
     #[arg(long, value_enum, default_value_t = Method::Approle)]
     auth: Method,
-    /// The policy `default` is attached too: leave out what it gives.
+    /// The policy `default` is attached too: leave out the token's own paths, which it gives.
     #[arg(long)]
     with_default: bool,
     /// The namespace that it is written to. The paths in it are the same in each.
@@ -260,9 +260,8 @@ fn identifier(name: &str) -> Result<String, Failure> {
     if name.is_empty() || name.chars().any(|c| c.is_control() || "'{}".contains(c)) {
         return Err(Failure::usage(format!("--group {name:?} is no name for a group")));
     }
-    let lower = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    let bare = name.chars().all(lower) && !name.starts_with(|c: char| c.is_ascii_digit());
-    Ok(if bare { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) })
+    // Always: a bare `user` is a word of SQL.
+    Ok(format!("\"{}\"", name.replace('"', "\"\"")))
 }
 
 /// A time that Vault reads as we do.

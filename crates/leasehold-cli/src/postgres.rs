@@ -17,6 +17,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::terminal::tell;
 
 /// Name lookup, TCP, TLS and login together. A server under load takes its time.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -178,6 +179,9 @@ impl Server {
                 "port" => server.port = value.parse().map_err(|_| bad("has no number as port"))?,
                 "dbname" => server.database = value.into_owned(),
                 "options" => server.options = Some(value.into_owned()),
+                "sslcert" | "sslkey" => tell(&format!(
+                    "{name} in {from} is not used here: this program shows no certificate of its own"
+                )),
                 // Of the driver, or of the pool.
                 _ => {}
             }
@@ -228,6 +232,16 @@ impl Server {
     pub(crate) fn is_local(&self) -> bool {
         let ip = self.host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
         self.host.starts_with('/') || self.host == "localhost" || ip
+    }
+
+    /// Its certificate is looked at, as far as sslmode asks for it.
+    pub(crate) fn verifies(&self) -> bool {
+        match self.mode {
+            Mode::Disable | Mode::Prefer => false,
+            // As libpq: whoever names an authority wants it to be looked at.
+            Mode::Require => self.root.is_some(),
+            Mode::VerifyCa | Mode::VerifyFull => true,
+        }
     }
 
     /// Whether something listens there. The addresses that answer to the name.

@@ -86,6 +86,11 @@ impl Signals {
         }
     }
 
+    /// One that asks for an end and has come already.
+    pub(crate) fn pending(&mut self) -> Option<Caught> {
+        std::iter::from_fn(|| self.0.try_recv().ok()).find(|caught| caught.ends())
+    }
+
     /// Does `work` to its end whatever comes, since half of it would leave something behind. The
     /// first signal that asks for an end is given along; the second gives up: `None`.
     pub(crate) async fn through<T>(

@@ -290,4 +290,7 @@ fn what_would_allow_more_is_refused() {
     assert!(command.starts_with("bao write -namespace=team1 database/roles/app - <<"), "{command}");
     let quoted = printed(&["--role", "app", "--role-definition", "--group", "Orders-RW"]);
     assert!(quoted.contains(r#"IN ROLE \"Orders-RW\""#), "{quoted}");
+    // A word of SQL.
+    let quoted = printed(&["--role", "app", "--role-definition", "--group", "user"]);
+    assert!(quoted.contains(r#"IN ROLE \"user\""#), "{quoted}");
 }

@@ -102,8 +102,13 @@ impl Session {
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 let metadata: Result<Metadata, _> =
                     inspect::read(self, &format!("{mount}/metadata/{path}")).await;
-                // Not allowed to look: it is taken for new, and check-and-set says if it is not.
-                let version = metadata.map_or(0, |data| data.current_version);
+                let version = match metadata {
+                    Ok(data) => data.current_version,
+                    // Not there, or not allowed to look: it is taken for new, and check-and-set
+                    // says if it is not.
+                    Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Denied) => 0,
+                    Err(e) => return Err(e),
+                };
                 Ok(Entries { version, values: BTreeMap::new() })
             }
             Err(e) => Err(e),
@@ -121,7 +126,7 @@ impl Session {
         path: &str,
         entries: &Entries,
     ) -> Result<u64, SourceError> {
-        let path = format!("{mount}/data/{path}");
+        let (secret, path) = (path, format!("{mount}/data/{path}"));
         let body = json!({ "options": { "cas": entries.version }, "data": entries.values });
         let body = body.to_string().into_bytes();
         let api = self.api();
@@ -132,8 +137,15 @@ impl Session {
         let written: Result<Answer<VersionOnly>, _> = self.manage_with(call).await;
         written.map(|reply| reply.data.version).map_err(|e| match e.to_string() {
             said if said.contains("did not match the current version") => {
-                let message =
-                    format!("writing {path}: somebody has written it meanwhile: look at it again");
+                let was_new = match entries.version {
+                    0 => format!(
+                        ", or it was deleted, and `read` on {mount}/metadata/{secret} is missing"
+                    ),
+                    _ => String::new(),
+                };
+                let message = format!(
+                    "writing {path}: somebody has written it meanwhile: look at it again{was_new}"
+                );
                 SourceError::new(ErrorKind::Other, message)
             }
             _ => e,

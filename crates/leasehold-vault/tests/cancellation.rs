@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::{approle, config, long_role, own_stack, until};
 use leasehold::{CredentialSource, RevokeMode};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, Stack, TestDb, eventually};
-use leasehold_vault::{Session, VaultConfig, once};
+use leasehold_vault::{Entries, Session, VaultConfig, inspect, once};
 use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -226,6 +226,7 @@ async fn i7_a_mint_that_is_dropped_runs_to_its_end_and_is_given_back() {
         assert!(session.health().await.reachable, "{what}");
     })
     .await;
+    looks_may_be_dropped(&session, &db, issued.lease.id.as_deref().expect("an id")).await;
     let revoke = async || source.revoke(&issued.lease, RevokeMode::Sync).await;
     in_all_states("revoke", &db, revoke, async |what, _| {
         source.revoke(&issued.lease, RevokeMode::Sync).await.expect(what);
@@ -316,13 +317,56 @@ async fn sources_that_only_read_may_be_dropped_at_any_point() {
 /// Each public async function, and where it is dropped.
 const COVERED: &[(&str, &str)] = &[
     ("dynamic.rs", "privileges"),
+    ("inspect.rs", "lease"),
+    ("inspect.rs", "leases"),
+    ("inspect.rs", "look"),
+    ("inspect.rs", "mounted"),
+    ("inspect.rs", "read"),
+    ("inspect.rs", "renew_token"),
+    ("inspect.rs", "token"),
     ("kv.rs", "privileges"),
+    ("kv_entries.rs", "kv2_entries"),
+    ("kv_entries.rs", "kv2_write"),
+    ("kv_entries.rs", "kv_mount"),
     ("once.rs", "once"),
     ("session.rs", "close"),
     ("session.rs", "health"),
     ("session.rs", "login"),
     ("static_role.rs", "privileges"),
 ];
+
+/// What the command line asks: each answers after it was dropped as it did before.
+async fn looks_may_be_dropped(session: &Session, db: &TestDb, lease: &str) {
+    macro_rules! each {
+        ($($name:literal: $call:expr;)*) => {$(
+            let ask = async || $call;
+            let before = format!("{:?}", ask().await.map(drop).map_err(|e| e.kind()));
+            in_all_states($name, db, ask, async |what, _| {
+                let after = format!("{:?}", ask().await.map(drop).map_err(|e| e.kind()));
+                assert_eq!(before, after, "{what}");
+            })
+            .await;
+        )*};
+    }
+    let (mount, entries) = (db.mount(), Entries::default());
+    each! {
+        "token": inspect::token(session).await;
+        "renew_token": inspect::renew_token(session, Duration::from_secs(60)).await;
+        "read": inspect::read::<serde_json::Value>(session, "auth/token/lookup-self").await;
+        "mounted": inspect::mounted(session, mount).await;
+        "leases": inspect::leases(session, mount).await;
+        "lease": inspect::lease(session, lease).await;
+        "kv_mount": session.kv_mount(mount).await;
+        "kv2_entries": session.kv2_entries(mount, "apps/orders").await;
+        "kv2_write": session.kv2_write(mount, "apps/orders", &entries).await;
+    }
+    let config = VaultConfig::new(db.vault_addr()).expect("an address");
+    let look = async || inspect::look(&config).await;
+    in_all_states("look", db, look, async |what, _| {
+        assert!(inspect::look(&config).await.expect(what).health.reachable, "{what}");
+    })
+    .await;
+}
 
 #[test]
 fn every_public_async_function_has_its_test() {

@@ -29,9 +29,25 @@ pub enum Kept {
     Last {
         /// Time until then.
         ends_in: Duration,
-        /// It ends because the token that made it does, and not at its own maximum TTL.
-        with_its_token: bool,
+        /// What sets it.
+        by: KeptUntil,
     },
+}
+
+/// What sets the end of a login that is kept, and so what would have to be mended for it to last
+/// longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeptUntil {
+    /// Its maximum TTL: less was granted than was asked for, or the server will renew no more.
+    Maximum,
+    /// It was issued as one that can't be renewed.
+    NotRenewable,
+    /// Renewing was refused for good ([`Kept::RenewFailed`] says why): most often the policy does
+    /// not allow it.
+    Refused,
+    /// The token that made it ends.
+    Token,
 }
 
 impl Once {
@@ -48,7 +64,7 @@ impl Once {
     /// Cancel safe: the login stays, and may be kept again. A renewal that was under way may have
     /// been carried out; [`remaining`](Self::remaining) is then too short by it.
     pub async fn keep(&mut self, mut tell: impl FnMut(Kept)) {
-        let (clock, source, issued, login) = self.parts();
+        let (clock, source, issued, login, refused) = self.parts();
         let mut parent = issued.parent.clone();
         let mut rng = fastrand::Rng::new();
         let mut told = None;
@@ -61,12 +77,12 @@ impl Once {
             if login.over(now) {
                 return;
             }
-            let last = last(login);
-            if let Some((end, with_its_token)) = last
+            let last = last(login, *refused);
+            if let Some((end, by)) = last
                 && told.is_none_or(|told| end < told)
             {
                 told = Some(end);
-                tell(Kept::Last { ends_in: now.until(end), with_its_token });
+                tell(Kept::Last { ends_in: now.until(end), by });
             }
             if login.renewal.at.is_none_or(|at| now < at) {
                 let wake = [login.renewal.at, login.effective_end()].into_iter().flatten().min();
@@ -108,6 +124,7 @@ impl Once {
                 }
                 Err(error) => {
                     let retry_in = failed(login, &mut rng, now, &error);
+                    *refused = retry_in.is_none() && error.kind() != ErrorKind::NotRenewable;
                     tell(Kept::RenewFailed { error, retry_in });
                 }
             }
@@ -130,11 +147,17 @@ pub(crate) fn login(issued: &Issued, sent: Time, now: Time) -> Login {
     Login::new(0, sent, now, minted, Policy::default().terms(ttl))
 }
 
-/// The end that can't be moved any more, if there is one, and whether it is the token's.
-fn last(login: &Login) -> Option<(Time, bool)> {
-    let own = login.end.filter(|_| login.last).map(|end| (end, false));
+/// The end that can't be moved any more, if there is one, and what sets it.
+fn last(login: &Login, refused: bool) -> Option<(Time, KeptUntil)> {
+    let by = match (login.renewable, refused) {
+        (false, _) => KeptUntil::NotRenewable,
+        (true, true) => KeptUntil::Refused,
+        (true, false) => KeptUntil::Maximum,
+    };
+    let own = login.end.filter(|_| login.last).map(|end| (end, by));
     let token = login.parent.filter(|parent| !parent.renewing).and_then(|parent| parent.ends);
-    [own, token.map(|end| (end, true))].into_iter().flatten().min()
+    let token = token.map(|end| (end, KeptUntil::Token));
+    [own, token].into_iter().flatten().min_by_key(|(end, _)| *end)
 }
 
 fn renewed(login: &mut Login, rng: &mut fastrand::Rng, sent: Time, now: Time, granted: Duration) {
@@ -248,8 +271,8 @@ mod tests {
                     Kept::Renewed { granted } => format!("renewed {}", granted.as_secs()),
                     Kept::RenewFailed { retry_in: Some(_), .. } => "failed, again".to_owned(),
                     Kept::RenewFailed { .. } => "failed".to_owned(),
-                    Kept::Last { ends_in, with_its_token } => {
-                        format!("last {} {with_its_token}", ends_in.as_secs_f64().round())
+                    Kept::Last { ends_in, by } => {
+                        format!("last {} {by:?}", ends_in.as_secs_f64().round())
                     }
                 };
                 told.push(what);
@@ -268,7 +291,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_login_is_renewed_to_its_maximum_and_its_last_grant_is_told() {
         let told = kept(60, &[Ok(s(60)), Ok(s(60)), Ok(s(45))], None, clock()).await;
-        assert_eq!(told[..4], ["renewed 60", "renewed 60", "renewed 45", "last 45 false"]);
+        assert_eq!(told[..4], ["renewed 60", "renewed 60", "renewed 45", "last 45 Maximum"]);
         let over: u64 = told[4].strip_prefix("over at ").unwrap().parse().unwrap();
         assert!((75..=125).contains(&over), "{told:?}");
         assert_eq!(told.len(), 5);
@@ -283,10 +306,11 @@ mod tests {
             told[..5],
             ["failed, again", "failed, again", "failed, again", "renewed 60", "failed"]
         );
-        assert!(told[5].starts_with("last ") && told[5].ends_with(" false"), "{told:?}");
+        assert!(told[5].starts_with("last ") && told[5].ends_with(" Maximum"), "{told:?}");
         // Nobody mends it in time: it ends as it was issued.
         let told = kept(60, &[Err(Denied)], None, clock()).await;
         assert_eq!((&*told[0], &*told[2]), ("failed", "over at 60"), "{told:?}");
+        assert!(told[1].ends_with(" Refused"), "{told:?}");
     }
 
     #[tokio::test(start_paused = true)]
@@ -302,7 +326,17 @@ mod tests {
         };
         let kept = kept(3600, &[], Some(state), clock.clone());
         let told = tokio::select! { told = kept => told, () = ends => unreachable!() };
-        assert_eq!(told, ["last 80 true", "over at 90"]);
+        assert_eq!(told, ["last 80 Token", "over at 90"]);
+    }
+
+    #[test]
+    fn a_login_that_was_never_renewable_says_so() {
+        let at = |n| Time::from_start(s(n));
+        let mut lease = Lease::renewable("l", s(60));
+        lease.renewable = false;
+        let issued = Issued::new(Credential::new("v", "p"), lease);
+        let login = login(&issued, at(0), at(0));
+        assert_eq!(last(&login, false), Some((at(60), KeptUntil::NotRenewable)));
     }
 
     #[test]

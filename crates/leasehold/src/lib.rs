@@ -114,7 +114,7 @@ pub use detached::to_its_end;
 pub use event::{Event, Reason, Severity};
 pub use generation::Generation;
 pub use health::{DrainHealth, Health, HealthState, LastError, PoolHealth};
-pub use kept::Kept;
+pub use kept::{Kept, KeptUntil};
 pub use machine::Remains;
 /// For the command line: a rotator's own terms, without a rotator.
 #[doc(hidden)]

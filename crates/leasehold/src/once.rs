@@ -58,7 +58,7 @@ pub async fn once_by(source: impl CredentialSource, clock: Clock) -> Result<Once
         let result = match source.issue().await {
             Ok(issued) => {
                 let login = kept::login(&issued, sent, clock.now());
-                let held = Some(Held { source, issued, login });
+                let held = Some(Held { source, issued, login, refused: false });
                 Ok(Once { held, clock, runtime: Handle::current(), claimed: false })
             }
             Err(error) => {
@@ -92,6 +92,8 @@ struct Held {
     source: Arc<dyn DynSource>,
     issued: Issued,
     login: Login,
+    /// A renewal was refused for good.
+    refused: bool,
 }
 
 impl Held {
@@ -107,9 +109,11 @@ impl Once {
     }
 
     /// What [`keep`](Self::keep) works on.
-    pub(crate) fn parts(&mut self) -> (&Clock, &Arc<dyn DynSource>, &Issued, &mut Login) {
+    pub(crate) fn parts(
+        &mut self,
+    ) -> (&Clock, &Arc<dyn DynSource>, &Issued, &mut Login, &mut bool) {
         let held = self.held.as_mut().expect("`end` takes it, and nobody has it after that");
-        (&self.clock, &held.source, &held.issued, &mut held.login)
+        (&self.clock, &held.source, &held.issued, &mut held.login, &mut held.refused)
     }
 
     /// The login.

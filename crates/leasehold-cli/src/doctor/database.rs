@@ -31,7 +31,14 @@ impl Journey {
                 self.client = Some(client);
                 self.lagged = waited;
                 match tls {
-                    true => Finding::ok("with TLS, as sslmode says"),
+                    true if self.server.verifies() || self.server.is_local() => {
+                        Finding::ok("with TLS, as sslmode says")
+                    }
+                    true => Finding::warn(
+                        "with TLS, but the certificate is not looked at: anybody can stand in \
+                         between",
+                        "set sslmode=verify-full (PGSSLMODE), with the authority in PGSSLROOTCERT",
+                    ),
                     false if self.server.is_local() => Finding::ok("in clear, within this machine"),
                     false => Finding::warn(
                         "in clear: logins and data can be read on the way",
@@ -54,8 +61,7 @@ impl Journey {
     async fn connect(&self) -> Result<(Client, Duration), Refusal> {
         let begun = std::time::Instant::now();
         let credential = &self.issued().credential;
-        // As the library waits, too.
-        let patience = self.issued().lease.ttl.map_or(LAG, |ttl| LAG.min(ttl / 2));
+        let patience = self.patience();
         loop {
             let session =
                 self.server.connect(credential.username(), credential.expose_password()).await;
@@ -70,6 +76,11 @@ impl Journey {
                 Ok(client) => return Ok((client, begun.elapsed())),
             }
         }
+    }
+
+    /// With a replica that lags; the library has as much.
+    fn patience(&self) -> Duration {
+        self.issued().lease.ttl.map_or(LAG, |ttl| LAG.min(ttl / 2))
     }
 
     pub(super) async fn postgres_login(&mut self) -> Finding {
@@ -135,21 +146,35 @@ impl Journey {
     pub(super) async fn gone(&mut self) -> Finding {
         let credential = &self.issued().credential;
         let user = credential.username().to_owned();
-        let fresh = self.server.connect(&user, credential.expose_password()).await;
-        let refused = match fresh {
-            Err(Refusal::Refused { code, .. }) if is_login_refused(&code) => true,
-            Err(e) => {
-                return Finding::warn(
-                    format!("a fresh login could not be tried: {e}"),
-                    "try again; look at Postgres's log",
-                );
+        let (begun, patience) = (std::time::Instant::now(), self.patience());
+        let refused = loop {
+            match self.server.connect(&user, credential.expose_password()).await {
+                Err(Refusal::Refused { code, .. }) if is_login_refused(&code) => break true,
+                Err(e) => {
+                    return Finding::warn(
+                        format!("a fresh login could not be tried: {e}"),
+                        "try again; look at Postgres's log",
+                    );
+                }
+                // A replica may not have heard of it yet.
+                Ok(_) if begun.elapsed() < patience => {
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                Ok(_) => break false,
             }
-            Ok(_) => false,
         };
+        let waited = begun.elapsed();
         let mend = "check revocation_statements of the role: they have to DROP ROLE \"{{name}}\" \
                     (on the primary, if this is a replica)";
         if !refused {
             return Finding::fail(format!("Postgres still takes {user}"), mend);
+        }
+        if waited > Duration::from_secs(1) {
+            return Finding::warn(
+                format!("{} refuses it after {} s only", self.server.shown(), waited.as_secs()),
+                "is this a replica? Logins are dropped on the primary, and taken here until it has \
+                 caught up: look at its lag",
+            );
         }
         let Some((server, admin)) = &self.admin else {
             return Finding::ok("Postgres refuses it (--admin-url says whether its role is gone)");

@@ -143,12 +143,12 @@ impl Journey {
                 return Finding::fail_and_go_on(format!("{path}: {e}"), mend);
             }
         };
-        if granted + ROUNDING < ttl {
+        if granted + ROUNDING < ttl + MORE {
             return Finding::warn(
                 format!(
-                    "{} granted of {}: its end can't be moved by more",
+                    "{} granted of the {} asked for: its end can't be moved by more",
                     short(granted),
-                    short(ttl)
+                    short(ttl + MORE)
                 ),
                 "raise max_ttl of the role above its default_ttl, and the token's life: until then \
                  each login is rotated instead of renewed",

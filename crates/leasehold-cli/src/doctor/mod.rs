@@ -18,13 +18,16 @@ use crate::failure::Failure;
 use crate::postgres::Place;
 use crate::target::Target;
 
+/// Holds an administrator's password.
+pub(crate) const ADMIN_URL: &str = "LEASEHOLD_ADMIN_URL";
+
 const LOOKED_AT: &str = "What is looked at";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Makes one login and revokes it. A secret_id or wrapping token that is good for one use is used up.
 Exit code: 0 if all is well (warnings allowed), 1 if a step failed or there are orphans, 2 if it could
-not be tried as asked for, 130 if it was told to stop.
+not be tried as asked for, 3 if --orphans could not list them, 130 if it was told to stop.
 
 Examples:
   leasehold doctor --role orders-rw
@@ -49,7 +52,7 @@ pub(crate) struct Args {
     probe: Option<String>,
     /// An administrator's Postgres URL, with user and password: sees for certain whether the role
     /// is gone, and is needed for --orphans.
-    #[arg(help_heading = LOOKED_AT, long, value_name = "URL", env = "LEASEHOLD_ADMIN_URL", hide_env_values = true)]
+    #[arg(help_heading = LOOKED_AT, long, value_name = "URL", env = ADMIN_URL, hide_env_values = true)]
     admin_url: Option<AdminUrl>,
     /// List Postgres roles that no lease owns, with the SQL to drop them. Needs --admin-url and a
     /// token that may list leases.

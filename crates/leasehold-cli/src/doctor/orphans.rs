@@ -5,6 +5,7 @@
 //! lease is matched with the role that fits both its name and one of its times. Nothing is dropped
 //! here.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use leasehold_vault::{Session, inspect};
@@ -55,6 +56,9 @@ struct Orphan {
     past: bool,
     /// False where another role fits the same lease as well, or where it may still be being made.
     certain: bool,
+    /// It may still be being made.
+    #[serde(skip)]
+    fresh: bool,
     sessions: i64,
     sql: String,
 }
@@ -67,22 +71,29 @@ struct Listing {
     orphans: Vec<Orphan>,
 }
 
+/// There are some; what else goes wrong has to be told from it.
+const THERE_ARE: u8 = 1;
+const NOT_LISTED: u8 = 3;
+const STOPPED: u8 = 130;
+
 pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
+    // Before anything is made that a signal would leave behind.
+    let stop = signals()?;
+    let failed = |failure: Failure| failure.with_code(NOT_LISTED);
     let settings = args.target.settings()?;
     let url = args.admin_url.as_ref().ok_or_else(|| {
         Failure::usage("--orphans needs an administrator's --admin-url (or LEASEHOLD_ADMIN_URL)")
     })?;
     let (server, admin) = administrator(&url.0)?;
     let client = server.connect(&admin.user, &admin.password).await;
-    let client = client.map_err(|e| Failure::new(format!("{}: {e}", server.shown())))?;
-    // From here on there is something to give back.
-    let stop = signals()?;
+    let client = client.map_err(|e| failed(Failure::new(format!("{}: {e}", server.shown()))))?;
     let session = Session::login(settings.config()?, settings.auth()?).await;
-    let session = session.map_err(|e| Failure::of("logging in to Vault", &e))?;
+    let session = session.map_err(|e| failed(Failure::of("logging in to Vault", &e)))?;
     let listing = told_if_slow("listing roles and leases", list(&client, &session));
     let listing = tokio::select! {
-        listing = listing => listing,
-        () = stopped_by(stop) => Err(Failure::new("it was told to stop")),
+        biased;
+        () = stopped_by(stop) => Err(Failure::new("it was told to stop").with_code(STOPPED)),
+        listing = listing => listing.map_err(failed),
     };
     for left in session.close().await {
         tell(&left);
@@ -93,7 +104,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         print_styled(&text(&listing))?;
     }
-    Ok(ExitCode::from(u8::from(!listing.orphans.is_empty())))
+    Ok(if listing.orphans.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(THERE_ARE) })
 }
 
 async fn list(client: &Client, session: &Session) -> Result<Listing, Failure> {
@@ -132,7 +143,8 @@ async fn logins(client: &Client) -> Result<Vec<Login>, Failure> {
     Ok(rows.iter().map(login).collect())
 }
 
-/// All leases of the namespace that a database engine's `creds` made.
+/// All leases of the namespace that a database engine's `creds` made. Other engines have a `creds`
+/// too, and what one of them made owns no role.
 async fn leases(client: &Client, session: &Session) -> Result<Vec<Lease>, Failure> {
     let failed = |e| {
         Failure::of(
@@ -143,6 +155,7 @@ async fn leases(client: &Client, session: &Session) -> Result<Vec<Lease>, Failur
     };
     let (mut roles, mut issued, mut ends) = (Vec::new(), Vec::new(), Vec::new());
     let mut folders = vec![String::new()];
+    let mut databases = BTreeMap::new();
     while let Some(folder) = folders.pop() {
         for key in inspect::leases(session, &folder).await.map_err(failed)? {
             let path = format!("{folder}{key}");
@@ -153,9 +166,17 @@ async fn leases(client: &Client, session: &Session) -> Result<Vec<Lease>, Failur
                 }
                 continue;
             }
-            let Some((_, role)) = folder.trim_end_matches('/').rsplit_once("/creds/") else {
+            let Some((mount, role)) = folder.trim_end_matches('/').rsplit_once("/creds/") else {
                 continue;
             };
+            if !databases.contains_key(mount) {
+                let kind = inspect::mounted(session, mount).await.map(|found| found.kind);
+                // One that can't be looked at may be one: better a role too few in the list.
+                databases.insert(mount.to_owned(), kind.map_or(true, |kind| kind == "database"));
+            }
+            if !databases[mount] {
+                continue;
+            }
             if let Some(lease) = inspect::lease(session, &path).await.map_err(failed)? {
                 let text = |name: &str| lease[name].as_str().map(str::to_owned);
                 if let (Some(from), Some(to)) = (text("issue_time"), text("expire_time")) {
@@ -231,6 +252,7 @@ fn orphans(logins: Vec<Login>, leases: &[Lease], now: f64) -> Vec<Orphan> {
         let fresh = Named::parse(&login.name).is_some_and(|named| now - named.made < BEING_MADE);
         Orphan {
             past: login.valid_until.is_some_and(|until| until < now),
+            fresh,
             certain: !fresh && !fits.iter().any(|(_, other, _)| *other == i),
             sql: drop_sql(&login),
             valid_until: login.shown,
@@ -242,19 +264,37 @@ fn orphans(logins: Vec<Login>, leases: &[Lease], now: f64) -> Vec<Orphan> {
 }
 
 fn drop_sql(login: &Login) -> String {
-    let name = login.name.replace('"', "\"\"");
+    let name = quoted(&login.name, '"');
     let mut sql = String::new();
     if login.sessions > 0 {
-        let text = login.name.replace('\'', "''");
+        let text = quoted(&login.name, '\'');
         sql += &format!(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{text}'; "
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = {text}; "
         );
     }
     if login.owns {
         // Of each database in which it owns something; what it owns is not thrown away.
-        sql += &format!("REASSIGN OWNED BY \"{name}\" TO CURRENT_USER; DROP OWNED BY \"{name}\"; ");
+        sql += &format!("REASSIGN OWNED BY {name} TO CURRENT_USER; DROP OWNED BY {name}; ");
     }
-    sql + &format!("DROP ROLE \"{name}\";")
+    sql + &format!("DROP ROLE {name};")
+}
+
+/// A name as it stands in SQL, between such quotes. On one line, and without what would do
+/// something to a terminal, whatever somebody has called a role.
+fn quoted(name: &str, quote: char) -> String {
+    let shown = |c: char| c.escape_debug().len() == 1 || matches!(c, '"' | '\'');
+    let plain = name.chars().all(|c| shown(c) || c == '\\');
+    let mut text = String::from(if plain { "" } else { "U&" });
+    text.push(quote);
+    for c in name.chars() {
+        match c {
+            _ if c == quote => text.extend([c, c]),
+            _ if plain || shown(c) => text.push(c),
+            _ => text += &format!("\\+{:06X}", u32::from(c)),
+        }
+    }
+    text.push(quote);
+    text
 }
 
 fn text(listing: &Listing) -> String {
@@ -263,10 +303,16 @@ fn text(listing: &Listing) -> String {
     for orphan in orphans {
         let until = orphan.valid_until.as_deref().unwrap_or("without VALID UNTIL");
         let state = if orphan.past { "past" } else { "can still log in" };
-        let sure = if orphan.certain { "" } else { " -- not certain: look again in two minutes" };
+        let sure = match (orphan.certain, orphan.fresh) {
+            (true, _) => "",
+            (false, true) => " -- not certain: look again in two minutes",
+            (false, false) => " -- not certain: one of several that fit a lease; see whose it is",
+        };
         text += &format!(
             "-- {}: {until} ({state}), {} sessions{sure}\n{}\n",
-            orphan.role, orphan.sessions, orphan.sql
+            orphan.role.escape_debug(),
+            orphan.sessions,
+            orphan.sql
         );
     }
     text + &format!("-- {roles} roles, {leases} leases, {} roles without a lease\n", orphans.len())
@@ -322,5 +368,27 @@ mod tests {
         assert!(sql.contains("usename = 'v-a\"b''c-app-x-1000000000'"), "{sql}");
         assert!(sql.ends_with("DROP ROLE \"v-a\"\"b'c-app-x-1000000000\";"), "{sql}");
         assert!(sql.contains("REASSIGN OWNED BY"), "{sql}");
+    }
+
+    #[test]
+    fn a_name_does_nothing_but_name() {
+        assert_eq!(quoted("a\\b é", '"'), "\"a\\b é\"");
+        let odd = quoted("a\nb\u{1b}\\'", '\'');
+        assert_eq!(odd, r"U&'a\+00000Ab\+00001B\+00005C'''");
+    }
+
+    #[test]
+    fn why_it_is_not_certain_is_told() {
+        let young = "v-token-app-AAAAAAAAAAAAAAAAAAAA-1000000000";
+        let twin = "v-token-app-BBBBBBBBBBBBBBBBBBBB-1000000000";
+        let told = |logins: Vec<Login>, leases: &[Lease], now| {
+            let orphans = orphans(logins, leases, now);
+            text(&Listing { version: 1, roles: 0, leases: 0, orphans })
+        };
+        let fresh = told(vec![login(young, None)], &[], 1000000060.0);
+        assert!(fresh.contains("two minutes"), "{fresh}");
+        let one = [lease("app", 1000000000.0, 1000003600.0)];
+        let twins = told(vec![login(young, None), login(twin, None)], &one, 1000000600.0);
+        assert!(twins.contains("one of several") && !twins.contains("two minutes"), "{twins}");
     }
 }

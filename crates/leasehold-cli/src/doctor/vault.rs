@@ -190,9 +190,11 @@ impl Journey {
                 "\n(a {kind} engine is mounted at {}/: is the role's name right?)",
                 self.mount
             ),
-            Err(_) => {
+            Err(e) if matches!(e.kind(), ErrorKind::Denied | ErrorKind::NotFound) => {
                 format!("\n(nothing below {}/ is allowed: is the mount's name right?)", self.mount)
             }
+            // It says nothing of the mount.
+            Err(_) => String::new(),
         };
         Finding::fail(creds.to_string(), format!("{}{hint}", line_for(&path, "read")))
     }
@@ -245,6 +247,9 @@ impl Journey {
                     "correct the role (--role, or VAULT_DATABASE_ROLE), or create it: `leasehold \
                      policy --role-definition` prints one",
                 );
+            }
+            Err(e) if e.kind() != ErrorKind::Denied => {
+                return Finding::unknown(format!("{path} could not be read: {e}"));
             }
             Err(_) => {
                 return Finding::unknown(format!(

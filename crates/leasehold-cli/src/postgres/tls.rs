@@ -45,7 +45,8 @@ pub(super) fn client(mode: Mode, root: Option<&str>) -> Result<ClientConfig, Tro
 fn roots(file: Option<&str>) -> Result<RootCertStore, Trouble> {
     let mut roots = RootCertStore::empty();
     match file {
-        Some(file) => {
+        // libpq's word for those of the system.
+        Some(file) if file != "system" => {
             let mend = || "check PGSSLROOTCERT (or sslrootcert= in the URL)".to_owned();
             let pem =
                 fs::read(file).map_err(|e| (format!("{file} can't be read ({e})"), mend()))?;
@@ -57,7 +58,7 @@ fn roots(file: Option<&str>) -> Result<RootCertStore, Trouble> {
                 return Err((format!("{file} holds no certificate in PEM"), mend()));
             }
         }
-        None => {
+        _ => {
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }

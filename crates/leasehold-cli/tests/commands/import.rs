@@ -4,11 +4,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use leasehold::{CredentialSource, Rotator};
-use leasehold_testkit::{AppRoleSpec, Catch, DatabaseSpec, TestDb, shared};
+use leasehold_testkit::{AppRoleSpec, Catch, DatabaseSpec, Direction, TestDb, Toxic, shared};
 use leasehold_vault::{Auth, Session, VaultConfig};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::program::{Folder, Program, assert_nothing_left, leasehold, plain, run};
+use crate::program::{Folder, PATIENCE, Program, assert_nothing_left, leasehold, plain, run};
 
 const ENV: &str = "# of the old days\nPGUSER=app\nexport PGPASSWORD='hunter2 $x'\nPGHOST=db\n\
                    PORT=3000\nAPI_KEY=hunter3\n";
@@ -172,6 +173,49 @@ async fn nothing_that_somebody_else_wrote_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_it_writes_nothing_and_leaves_nothing() {
+    let (db, mount) = database("stopped", 2).await;
+    let folder = Folder::new("stopped");
+    let from = folder.write(".env", ENV);
+    // While it logs in, and while it compares.
+    for request in ["auth/approle", "GET /v1/teams/kv-stopped/data/"] {
+        let way = db.stack().vault_proxy().await.unwrap();
+        let trap = way.trap(Catch::request(request));
+        let mut command = import(&db, &from, &format!("{mount}/apps/orders"), &["--write"]).await;
+        command.env("VAULT_ADDR", format!("http://{}", way.address()));
+        let mut program = Program::start(&mut command);
+        tokio::time::timeout(PATIENCE, trap.caught()).await.unwrap();
+        program.signal(Signal::TERM);
+        if request.starts_with("auth") {
+            program.wait_for("second signal gives up");
+        }
+        trap.release();
+        assert_eq!(program.end().code(), Some(128 + 15), "{request}: {}", program.said());
+        assert!(program.said().contains("nothing was written"), "{}", program.said());
+        assert_eq!(secret(&db, &mount, "apps/orders").await.0, Value::Null);
+        assert_nothing_left(&db).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_without_an_answer_is_not_called_undone() {
+    let (db, mount) = database("unknown", 2).await;
+    let folder = Folder::new("unknown");
+    let from = folder.write(".env", ENV);
+    let way = db.stack().vault_proxy().await.unwrap();
+    let trap = way.trap(Catch::request("POST /v1/teams/kv-unknown/data/apps/orders"));
+    let mut command = import(&db, &from, &format!("{mount}/apps/orders"), &["--write"]).await;
+    command.env("VAULT_ADDR", format!("http://{}", way.address()));
+    let mut program = Program::start(&mut command);
+    tokio::time::timeout(PATIENCE, trap.caught()).await.unwrap();
+    way.inject(Direction::Both, Toxic::Reset).await;
+    trap.release();
+    assert_eq!(program.end().code(), Some(1), "{}", program.said());
+    assert!(program.said().contains("not known whether it was written"), "{}", program.said());
+    assert!(!program.said().contains("nothing was written"), "{}", program.said());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_named_with_its_mend() {
     let (db, mount) = database("wrong", 2).await;
     let (old, old_mount) = database("old", 1).await;
@@ -215,7 +259,8 @@ async fn an_imported_login_is_one_that_the_library_logs_in_by() {
     let to = format!("{mount}/apps/orders");
     let (code, said) = run(&mut import(&db, &from, &to, &["--write"]).await);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("A login, of imported:"), "{said}");
+    assert!(said.contains("A login: session.kv2("), "{said}");
+    assert!(!said.contains("imported"), "{said}");
 
     let auth = Auth::approle(db.role_id(), db.secret_id().await.unwrap());
     let session = Session::login(VaultConfig::new(db.vault_addr()), auth).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -19,6 +19,13 @@ pub(crate) struct Terminal(File);
 impl Terminal {
     /// A program with all its streams on a new terminal.
     pub(crate) fn start(command: &mut Command) -> (Self, Program) {
+        let (ours, child) = Self::open(command);
+        let program = Program::on(child, ours.0.try_clone().unwrap());
+        (ours, program)
+    }
+
+    /// The same, with nobody who reads what it says: dropping our side closes it.
+    pub(crate) fn open(command: &mut Command) -> (Self, Child) {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&ours).unwrap();
         unlockpt(&ours).unwrap();
@@ -32,9 +39,7 @@ impl Terminal {
         let child = command.stdin(stream()).stdout(stream()).stderr(stream()).spawn().unwrap();
         // What the command holds of it would keep it open when the program has gone.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let ours = File::from(ours);
-        let program = Program::on(child, ours.try_clone().unwrap());
-        (Self(ours), program)
+        (Self(File::from(ours)), child)
     }
 
     pub(crate) fn press(&mut self, keys: &str) {

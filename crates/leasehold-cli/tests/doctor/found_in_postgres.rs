@@ -192,6 +192,40 @@ async fn renew_statements_that_renew_nothing() {
 }
 
 #[tokio::test]
+async fn renewals_that_move_nothing() {
+    let minute = Duration::from_secs(60);
+    let role = RoleSpec::new("app").default_ttl(minute).max_ttl(minute);
+    let db = database(DatabaseSpec::new("equal").role(role)).await;
+    let report = Doctor::of(&db).await.report().await;
+    let mend = report.is("renew", "warn")["mend"].as_str().unwrap().to_owned();
+    assert!(mend.contains("max_ttl"), "{mend}");
+    assert_nothing_left(&db).await;
+}
+
+#[tokio::test]
+async fn a_login_that_goes_late_is_waited_for() {
+    // As on a replica that lags: it is taken for a while after its revocation.
+    let role = RoleSpec::new("app").revocation(["SELECT 1"]);
+    let db = database(DatabaseSpec::new("goeslate").role(role)).await;
+    let doctor = Doctor::of(&db).await;
+    let admin = db.admin().await.unwrap();
+    let goes_late = async {
+        let mut name = String::new();
+        eventually("it was taken some times", Duration::from_secs(60), async || {
+            name = db.logins().await?.pop().unwrap_or_default();
+            let taken = format!("connection authorized: user={name} ");
+            Ok(!name.is_empty() && db.stack().postgres_log().await?.matches(&taken).count() > 7)
+        })
+        .await
+        .unwrap();
+        admin.batch_execute(&format!("ALTER ROLE \"{name}\" NOLOGIN")).await.unwrap();
+    };
+    let (report, ()) = tokio::join!(doctor.report(), goes_late);
+    let mend = report.is("gone", "warn")["mend"].as_str().unwrap().to_owned();
+    assert!(mend.contains("replica"), "{mend}");
+}
+
+#[tokio::test]
 async fn revocation_statements_that_drop_nothing() {
     let role = RoleSpec::new("app").revocation(["SELECT 1"]);
     let db = database(DatabaseSpec::new("nodrop").role(role)).await;
@@ -229,6 +263,16 @@ async fn tls_that_is_not_trusted_or_not_there() {
         assert_eq!(report.json["status"], "ok", "{}", report.text());
     }
     assert_nothing_left(&db).await;
+
+    // Over a network, that nobody looks at the certificate matters: by an address that is not known
+    // to be of this machine, though Linux takes it for that.
+    for (mode, status) in [("require", "warn"), ("prefer", "warn")] {
+        let report = doctor(mode).await.env("PGHOST", "0.0.0.0").report().await;
+        let mend = report.is("postgres-tls", status)["mend"].as_str().unwrap().to_owned();
+        assert!(mend.contains("verify-full"), "{mend}");
+    }
+    let looked_at = doctor("require").await.env("PGHOST", "0.0.0.0").env("PGSSLROOTCERT", "system");
+    looked_at.fails_at("postgres-tls", "PGSSLROOTCERT").await;
 
     // Another's authority, and a server without TLS.
     let other = Stack::builder().postgres_tls(true).start().await.unwrap();
