@@ -360,7 +360,7 @@ async fn looks_may_be_dropped(session: &Session, db: &TestDb, lease: &str) {
         "kv2_entries": session.kv2_entries(mount, "apps/orders").await;
         "kv2_write": session.kv2_write(mount, "apps/orders", &entries).await;
     }
-    let config = VaultConfig::new(db.vault_addr()).expect("an address");
+    let config = VaultConfig::new(db.vault_addr());
     let look = async || inspect::look(&config).await;
     in_all_states("look", db, look, async |what, _| {
         assert!(inspect::look(&config).await.expect(what).health.reachable, "{what}");
