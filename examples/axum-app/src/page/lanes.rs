@@ -238,7 +238,10 @@ mod tests {
     fn a_candidate_that_is_not_wanted_ends_too() {
         let mut lanes = Lanes::default();
         lanes.see(1.0, &issued("a"));
-        lanes.see(2.0, &Event::Revoked { generation: None, username: "a".to_owned(), queued: false });
+        lanes.see(
+            2.0,
+            &Event::Revoked { generation: None, username: "a".to_owned(), queued: false },
+        );
         assert_eq!(lanes.all().next().unwrap().stage, Stage::Revoked);
     }
 

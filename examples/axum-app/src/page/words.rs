@@ -279,11 +279,8 @@ mod tests {
 
     #[test]
     fn a_candidate_that_is_revoked_has_no_number() {
-        let told = of(&Event::Revoked {
-            generation: None,
-            username: "v-x".to_owned(),
-            queued: false,
-        });
+        let told =
+            of(&Event::Revoked { generation: None, username: "v-x".to_owned(), queued: false });
         assert!(told.words.starts_with("An unused login was revoked"), "{}", told.words);
         assert_eq!(told.tone, Tone::Gone);
     }
