@@ -790,10 +790,10 @@ impl Driver {
         if broken!(ReportsNothing) {
             remains.clear();
         }
-        let left = remains.len();
+        // Before the report: whoever waits for that may look at once.
+        self.meter.shut_down(remains.len());
         // The report before the news: an observer may panic.
         self.report.send_replace(Some(Arc::new(ShutdownReport { remains, source })));
-        self.meter.shut_down(left);
         self.stop("shut down".to_owned(), true);
     }
 
