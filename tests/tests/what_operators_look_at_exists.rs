@@ -66,24 +66,40 @@ fn queries_are_found_in_an_expression() {
     );
 }
 
-/// Which values a label can have; `None`: whatever it is named.
+/// Which values a label of a metric can have; `None`: whatever it is named.
 fn values(metric: &str, label: &str) -> Option<Vec<&'static str>> {
+    let or_kinds = |others: &[&'static str]| {
+        let kinds = ErrorKind::ALL.iter().map(|kind| kind.as_str());
+        Some(kinds.chain(others.iter().copied()).collect())
+    };
     match (metric, label) {
         ("leasehold_pool_connections", "state") => Some(vec!["idle", "in_use"]),
-        (_, "state") => Some(vec!["ready", "degraded", "expired", "stopped"]),
-        (_, "reason") => Some(Reason::ALL.iter().map(|reason| reason.as_str()).collect()),
-        (_, "outcome") => {
-            let kinds = ErrorKind::ALL.iter().map(|kind| kind.as_str());
-            Some(kinds.chain(["ok", "last", "ended", "rejected"]).collect())
+        ("leasehold_state", "state") => Some(vec!["ready", "degraded", "expired", "stopped"]),
+        ("leasehold_logins_lost_total", "reason") => {
+            Some(vec!["login_rejected", "session_revoked", "lease_lost"])
         }
-        _ => None,
+        ("leasehold_rotations_total" | "leasehold_rotations_delayed_total", "reason") => {
+            let reasons = Reason::ALL.iter().filter(|reason| **reason != Reason::Start);
+            Some(reasons.map(|reason| reason.as_str()).collect())
+        }
+        ("leasehold_issues_total", "outcome") => or_kinds(&["ok"]),
+        ("leasehold_renewals_total", "outcome") => or_kinds(&["ok", "last"]),
+        ("leasehold_revocations_total", "outcome") => or_kinds(&["ok", "queued", "ended"]),
+        ("leasehold_proofs_failed_total", "outcome") => Some(vec!["rejected", "unreachable"]),
+        ("leasehold_vault_requests_total", "outcome") => or_kinds(&["ok", "cancelled"]),
+        (_, "provider" | "session" | "pool" | "operation") => None,
+        _ => panic!("which values {label} of {metric} can have is not said here"),
     }
 }
 
-/// Every metric, label and value in `expr` exists.
-fn check(place: &str, expr: &str) -> usize {
+/// What a scrape adds to every series.
+const ADDED: &str = "instance";
+
+/// Every metric, label and value in `expr` exists. Which labels its metrics have.
+fn check(place: &str, expr: &str) -> BTreeSet<&'static str> {
     let all = all();
     let found = queries(expr);
+    let mut labels = BTreeSet::from([ADDED]);
     for Query { metric, matchers } in &found {
         let parts = ["_bucket", "_sum", "_count"];
         let known = all.iter().find(|m| {
@@ -91,30 +107,42 @@ fn check(place: &str, expr: &str) -> usize {
             if m.kind == Kind::Histogram { as_parts() } else { m.name == metric }
         });
         let known = known.unwrap_or_else(|| panic!("{place}: there is no {metric} in {expr}"));
+        labels.extend(known.labels);
+        // Those of the grafana variables too.
+        for (label, _) in matchers {
+            let there = known.labels.contains(&&**label) || label == ADDED;
+            assert!(there, "{place}: {metric} has no label {label}");
+        }
         for (label, asked) in matchers.iter().filter(|(_, value)| !value.starts_with('$')) {
-            assert!(known.labels.contains(&&**label), "{place}: {metric} has no label {label}");
             let possible = values(metric, label);
             for value in asked.split('|') {
                 let there = possible.as_ref().is_none_or(|possible| possible.contains(&value));
                 assert!(there, "{place}: {metric} has no {label} {value:?}");
             }
         }
-        // Those of the grafana variables too.
-        for (label, _) in matchers {
-            assert!(known.labels.contains(&&**label), "{place}: {metric} has no label {label}");
-        }
     }
-    // What is summed by, or left out, is a label of something in it.
-    for word in ["by (", "without (", "ignoring (", "{{ $labels."] {
+    // What is summed by, or left out, is a label of what is asked for.
+    for word in ["by (", "without (", "ignoring ("] {
         for piece in expr.split(word).skip(1) {
-            let list = piece.split([')', ' ', '}']).next().unwrap();
-            for label in list.split(',').map(str::trim).filter(|label| !label.is_empty()) {
-                let known = all.iter().any(|m| m.labels.contains(&label));
-                assert!(known || ["le", "instance"].contains(&label), "{place}: label {label}");
+            let list = piece.split(')').next().unwrap();
+            for label in list.split(',').map(str::trim) {
+                let known = labels.contains(label) || label == "le";
+                assert!(known, "{place}: no label {label} in {expr}");
             }
         }
     }
-    found.len()
+    assert!(!found.is_empty(), "{place} asks for nothing of ours");
+    labels
+}
+
+/// What a text shows of a series is one of its labels.
+fn check_shown(place: &str, text: &str, labels: &BTreeSet<&str>) {
+    for piece in text.split("{{").skip(1) {
+        let shown = piece.split("}}").next().unwrap().trim();
+        let label = shown.strip_prefix("$labels.").unwrap_or(shown);
+        let value = shown.starts_with("$value");
+        assert!(value || labels.contains(label), "{place}: {label} is no label of its series");
+    }
 }
 
 #[test]
@@ -146,20 +174,20 @@ fn each_alert_asks_for_what_there_is_and_names_what_to_do() {
     for rule in rules[0]["groups"][0]["rules"].as_vec().unwrap() {
         let name = rule["alert"].as_str().unwrap();
         assert!(alerts.insert(name), "{name} twice");
-        assert!(
-            check(name, rule["expr"].as_str().unwrap()) >= 1,
-            "{name} asks for nothing of ours"
-        );
-        let summary = rule["annotations"]["summary"].as_str().unwrap();
-        check(name, summary);
+        let labels = check(name, rule["expr"].as_str().unwrap());
+        check_shown(name, rule["annotations"]["summary"].as_str().unwrap(), &labels);
         let anchor = format!("docs/observability.md#{}", name.to_lowercase());
         assert_eq!(rule["annotations"]["runbook"].as_str(), Some(&*anchor), "{name}");
         let severity = rule["labels"]["severity"].as_str();
         assert!(matches!(severity, Some("critical" | "warning")), "{name}: {severity:?}");
     }
     assert_eq!(alerts, sections, "an alert for each section, and the other way round");
-    let tests = read("deploy/prometheus/alerts_test.yml");
-    check_series(&YamlLoader::load_from_str(&tests).unwrap()[0]);
+    let tests = ["alerts_test.yml", "alerts_by_day_test.yml"];
+    let tests = tests.map(|name| read(&format!("deploy/prometheus/{name}")));
+    for text in &tests {
+        check_series(&YamlLoader::load_from_str(text).unwrap()[0]);
+    }
+    let tests = tests.concat();
     for alert in alerts {
         assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} is never seen to fire");
     }
@@ -186,15 +214,26 @@ fn each_panel_of_the_dashboard_asks_for_what_there_is() {
         assert!(!panel["description"].as_str().unwrap().is_empty(), "{title}");
         for target in panel["targets"].as_array().unwrap() {
             let expr = target["expr"].as_str().unwrap();
-            assert!(check(title, expr) >= 1, "{title} asks for nothing of ours");
+            check_shown(title, target["legendFormat"].as_str().unwrap(), &check(title, expr));
+            // Each process is one series, unless they are taken together.
+            let each = !expr.contains("by (") || expr.contains("by (instance");
+            let told_apart = target["legendFormat"].as_str().unwrap().contains("{{instance}}");
+            assert_eq!(each, told_apart, "{title}: {expr}");
+            // What is shown as one number is the last one, not that of an ended series.
+            if panel["type"] == "stat" {
+                assert_eq!(target["instant"], true, "{title}");
+            }
             for query in queries(expr) {
                 asked.insert(query.metric, title.to_owned());
             }
         }
     }
     for variable in board["templating"]["list"].as_array().unwrap() {
-        if let Some(query) = variable["query"].as_str() {
-            check("a variable", query);
+        let query = variable["query"].as_str().unwrap();
+        if variable["type"] == "query" {
+            let labels = check("a variable", query);
+            let asked = query.trim_end_matches(')').rsplit(", ").next().unwrap();
+            assert!(labels.contains(asked), "{query}");
         }
     }
     // Nothing is recorded for nobody.

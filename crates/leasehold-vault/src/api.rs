@@ -65,7 +65,8 @@ pub(crate) struct Reply {
 }
 
 impl Api {
-    pub(crate) fn new(config: &VaultConfig) -> Result<Self, ConfigError> {
+    /// `login` says how the session logs in.
+    pub(crate) fn new(config: &VaultConfig, login: Option<&str>) -> Result<Self, ConfigError> {
         let url = client::parse_address(&config.address_from, &config.address)?;
         let (http, target) = client::build(config, &url)?;
         let namespace = config.namespace.clone();
@@ -80,12 +81,10 @@ impl Api {
         if config.mint_timeout > mint_time::MOST {
             return Err(ConfigError::new("mint_timeout", MINT_TIMEOUT_TOO_LONG));
         }
-        let place = &target.configured();
-        let name = match (&config.name, &namespace) {
-            (Some(name), _) => name.clone(),
-            (None, Some(namespace)) => format!("{place} {namespace}"),
-            (None, None) => place.to_string(),
-        };
+        let place = target.configured().to_string();
+        let parts = [Some(&*place), namespace.as_deref(), login];
+        let parts = || parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let name = config.name.clone().unwrap_or_else(parts);
         Ok(Self {
             http,
             shown: target.shown(),
@@ -184,16 +183,16 @@ impl Api {
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
         self.calls.count(op);
-        let call = Call::begin(op, path, &self.clock);
+        let call = Call::begin(op, path, &self.clock, &self.meter);
         let answer = self.answer_to(&call, op, path, request, token);
         let answer = answer.instrument(call.span.clone()).await;
-        call.ended(answer.as_ref().err().map(Failure::error), &self.meter, &self.clock);
+        call.ended(answer.as_ref().err().map(Failure::error));
         answer
     }
 
     async fn answer_to(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         op: Op,
         path: &str,
         request: reqwest::Request,
@@ -226,10 +225,10 @@ impl Api {
         self.calls.count(Op::Health);
         let middle = EndpointMiddleware { namespace: None, ..self.middle.clone() };
         let request = self.request(path, endpoint, &middle, None, timeout)?;
-        let call = Call::begin(Op::Health, path, &self.clock);
+        let call = Call::begin(Op::Health, path, &self.clock, &self.meter);
         let reply = self.send(&call, Op::Health, path, request);
         let reply = reply.instrument(call.span.clone()).await;
-        call.ended(reply.as_ref().err(), &self.meter, &self.clock);
+        call.ended(reply.as_ref().err());
         reply
     }
 
@@ -265,7 +264,7 @@ impl Api {
 
     async fn send(
         &self,
-        call: &Call,
+        call: &Call<'_>,
         op: Op,
         path: &str,
         request: reqwest::Request,

@@ -10,14 +10,20 @@ use crate::metrics::Meter;
 
 /// A request under way. Its span's name and fields are stable: see docs/observability.md. Neither
 /// a token nor a body is in it; the path is the one that error messages name.
-pub(crate) struct Call {
+pub(crate) struct Call<'a> {
     pub(crate) span: Span,
     op: Op,
     begun: Time,
+    clock: &'a Clock,
+    meter: &'a Meter,
+    ended: bool,
 }
 
-impl Call {
-    pub(crate) fn begin(op: Op, path: &str, clock: &Clock) -> Self {
+/// Nobody waits for the answer any more.
+const CANCELLED: &str = "cancelled";
+
+impl<'a> Call<'a> {
+    pub(crate) fn begin(op: Op, path: &str, clock: &'a Clock, meter: &'a Meter) -> Self {
         let operation = op.name();
         let span = debug_span!(
             "leasehold_vault.request",
@@ -26,15 +32,26 @@ impl Call {
             status = Empty,
             outcome = Empty
         );
-        Self { span, op, begun: clock.now() }
+        Self { span, op, begun: clock.now(), clock, meter, ended: false }
     }
 
     pub(crate) fn answered(&self, status: u16) {
         self.span.record("status", status);
     }
 
-    pub(crate) fn ended(self, error: Option<&SourceError>, meter: &Meter, clock: &Clock) {
-        self.span.record("outcome", error.map_or("ok", |e| e.kind().as_str()));
-        meter.request(self.op, error, clock.now() - self.begun);
+    pub(crate) fn ended(mut self, error: Option<&SourceError>) {
+        self.ended = true;
+        let outcome = error.map_or("ok", |e| e.kind().as_str());
+        self.span.record("outcome", outcome);
+        self.meter.request(self.op, outcome, self.clock.now() - self.begun);
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.span.record("outcome", CANCELLED);
+            self.meter.request(self.op, CANCELLED, self.clock.now() - self.begun);
+        }
     }
 }

@@ -67,7 +67,7 @@ pub struct Look {
 /// # Errors
 /// A setting that can't be worked with.
 pub async fn look(config: &VaultConfig) -> Result<Look, ConfigError> {
-    let (health, date, kind) = health::look(&Api::new(config)?).await;
+    let (health, date, kind) = health::look(&Api::new(config, None)?).await;
     Ok(Look { health, date, no_connection: kind == Some(ErrorKind::Unreachable) })
 }
 

@@ -59,7 +59,7 @@ pub async fn once(
     let auth = auth.into_method();
     auth.check()?;
     let source = OneShot {
-        api: Api::new(&config)?,
+        api: Api::new(&config, Some(&auth.describe()))?,
         clock: config.clock.clone(),
         auth,
         mount: mount.to_owned(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use leasehold::{ErrorKind, SourceError};
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use crate::classify::{Op, malformed};
 use crate::endpoints::{CapabilitiesReply, CapabilitiesSelf};
@@ -177,7 +177,7 @@ impl Teller {
             return;
         }
         let (told, session, source) = (self.told.clone(), session.clone(), source.to_owned());
-        tokio::spawn(async move {
+        let ask = async move {
             match missing(&session, needs).await {
                 Ok(missing) => {
                     for missing in missing {
@@ -189,7 +189,8 @@ impl Teller {
                     told.store(!e.is_transient(), Ordering::Release);
                 }
             }
-        });
+        };
+        tokio::spawn(ask.in_current_span());
     }
 }
 

@@ -70,8 +70,8 @@ impl Session {
     /// A setting that can't be worked with, a server that can't be reached, a login that is
     /// refused, a token that is limited in its uses.
     pub async fn login(config: VaultConfig, auth: Auth) -> Result<Self, SourceError> {
-        let api = Api::new(&config)?;
         let auth = auth.into_method();
+        let api = Api::new(&config, Some(&auth.describe()))?;
         auth.check()?;
         let parts = Arc::new(Parts { api, clock: config.clock, auth });
         let (answer, outcome) = oneshot::channel();

@@ -26,10 +26,10 @@ pub struct Health {
     /// Time until the current lease ends, its token's end included; `None`: no end.
     #[serde(serialize_with = "seconds_if_any")]
     pub expires_in: Option<Duration>,
-    /// Time until the next planned rotation, where one is planned.
+    /// Time until the next planned rotation, where one is planned; zero once it is due.
     #[serde(serialize_with = "seconds_if_any")]
     pub rotates_in: Option<Duration>,
-    /// The last request to the source was answered, and not by "sealed".
+    /// The last issue or renewal was answered, and not by "sealed". Revocations are not looked at.
     pub source_ok: bool,
     /// The last answer of the source was that it is sealed.
     pub sealed: bool,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 
 use crate::clock::{Clock, Time};
 use crate::credential::{Credential, Issued, Lease};
@@ -53,7 +54,7 @@ pub async fn once(source: impl CredentialSource) -> Result<Once, SourceError> {
 pub async fn once_by(source: impl CredentialSource, clock: Clock) -> Result<Once, SourceError> {
     let source: Arc<dyn DynSource> = Arc::new(source);
     let (answer, outcome) = oneshot::channel();
-    tokio::spawn(async move {
+    let issue = async move {
         let sent = clock.now();
         let result = match source.issue().await {
             Ok(issued) => {
@@ -68,7 +69,8 @@ pub async fn once_by(source: impl CredentialSource, clock: Clock) -> Result<Once
         };
         // One that nobody wants any more gives itself back.
         drop(answer.send(result));
-    });
+    };
+    tokio::spawn(issue.in_current_span());
     let gone = |_| SourceError::new(ErrorKind::Other, "the source panicked, or the runtime ended");
     let mut once = outcome.await.map_err(gone)??;
     once.claimed = true;

@@ -210,7 +210,7 @@ async fn i5_a_credential_that_every_pool_refuses_is_revoked_and_never_current() 
     let mut events = provider.events();
     rotator.rotate();
     event(&mut events, |e| {
-        matches!(e, Event::Revoked { generation: None, username } if username == "user-2")
+        matches!(e, Event::Revoked { generation: None, username, .. } if username == "user-2")
             .then_some(())
     })
     .await;

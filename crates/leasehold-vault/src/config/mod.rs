@@ -307,8 +307,9 @@ impl VaultConfig {
     }
 
     /// What tells this session from others in one process: the label `session` of its metrics.
-    /// Default: the address, and the namespace if there is one. One of few, fixed names: each makes
-    /// time series of its own.
+    /// Default: the address, the namespace if there is one, and how it logs in, such as
+    /// `auth/approle/login`. Sessions of one name share their series: give each a name where two
+    /// log in the same way. One of few, fixed names: each makes time series of its own.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::{counter, gauge, histogram};
-use leasehold::SourceError;
 use leasehold::clock::{Clock, Time};
 use leasehold::metrics::{Kind, Metric, timestamp};
 
@@ -21,13 +20,14 @@ const REQUESTS: Metric = Metric::new(
     "leasehold_vault_requests_total",
     Kind::Counter,
     &[SESSION, OPERATION, OUTCOME],
-    "requests sent: ok, or the kind of the error",
+    "requests sent: ok (answered, a health check by any status), cancelled, or the kind of the \
+     error",
 );
 const REQUEST_SECONDS: Metric = Metric::new(
     "leasehold_vault_request_duration_seconds",
     Kind::Histogram,
     &[SESSION, OPERATION],
-    "from a request to its whole answer, or to its failure",
+    "from a request to its whole answer, its failure or its cancellation",
 );
 const TOKEN_EXPIRY: Metric = Metric::new(
     "leasehold_vault_token_expiry_timestamp_seconds",
@@ -39,7 +39,8 @@ const TOKEN_LOST: Metric = Metric::new(
     "leasehold_vault_token_lost",
     Kind::Gauge,
     &[SESSION],
-    "1 if the token is dead or about to end, and there is no other to be had for now",
+    "1 if the token is dead, or about to end with the next login refused; a given token's end to \
+     come is in its expiry alone",
 );
 const TOKENS_RETIRED: Metric = Metric::new(
     "leasehold_vault_tokens_retired",
@@ -60,7 +61,8 @@ impl Meter {
     pub(crate) fn new(session: Arc<str>) -> Self {
         ALL.iter().for_each(Metric::describe);
         let meter = Self { session };
-        // So that the first one counts: a series that begins at 1 has no increase.
+        // For all kinds of errors that would be many series for nothing: those that fail begin at
+        // the first failure.
         for op in Op::ALL {
             meter.count(*op, "ok", 0);
         }
@@ -73,8 +75,8 @@ impl Meter {
             .increment(by);
     }
 
-    pub(crate) fn request(&self, op: Op, error: Option<&SourceError>, took: Duration) {
-        self.count(op, error.map_or("ok", |e| e.kind().as_str()), 1);
+    pub(crate) fn request(&self, op: Op, outcome: &'static str, took: Duration) {
+        self.count(op, outcome, 1);
         let session = self.session.clone();
         histogram!(REQUEST_SECONDS.name, SESSION => session, OPERATION => op.name()).record(took);
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use leasehold::SourceError;
 use leasehold::clock::{Clock, Time};
 
 use crate::classify::Op;
@@ -16,7 +15,7 @@ impl Meter {
         Self
     }
 
-    pub(crate) fn request(&self, _: Op, _: Option<&SourceError>, _: Duration) {}
+    pub(crate) fn request(&self, _: Op, _: &'static str, _: Duration) {}
 
     pub(crate) fn token(&self, _: &Clock, _: Option<Time>, _: bool, _: usize) {}
 }

@@ -22,6 +22,7 @@ struct Fields<'a> {
     took: Option<f64>,
     forced: Option<u64>,
     left: Option<u64>,
+    queued: Option<bool>,
     orderly: Option<bool>,
 }
 
@@ -84,8 +85,13 @@ impl<'a> Fields<'a> {
                 left: Some(*left as u64),
                 ..none
             },
-            Event::Revoked { generation, username }
-            | Event::LeaseEnded { generation, username } => {
+            Event::Revoked { generation, username, queued } => Self {
+                generation: *generation,
+                username: Some(username),
+                queued: Some(*queued),
+                ..none
+            },
+            Event::LeaseEnded { generation, username } => {
                 Self { generation: *generation, username: Some(username), ..none }
             }
             Event::RevokeFailed { generation, error, retry_in } => Self {
@@ -130,6 +136,7 @@ pub(crate) fn log(provider: &str, event: &Event) {
                 took = fields.took,
                 forced = fields.forced,
                 left = fields.left,
+                queued = fields.queued,
                 orderly = fields.orderly,
                 "{event}"
             );

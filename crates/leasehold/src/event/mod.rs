@@ -214,6 +214,9 @@ pub enum Event {
         generation: Option<u64>,
         /// Its user name.
         username: String,
+        /// The server has only taken the request, after it failed to do it at once: it goes on
+        /// trying by itself, and the login may still be there.
+        queued: bool,
     },
     /// A lease could not be revoked.
     RevokeFailed {

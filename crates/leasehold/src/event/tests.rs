@@ -94,8 +94,10 @@ fn samples() -> Vec<(Event, Value)> {
             }),
         ),
         (
-            Event::Revoked { generation: None, username: username() },
-            json!({ "event": "revoked", "generation": null, "username": "v-app-1" }),
+            Event::Revoked { generation: None, username: username(), queued: true },
+            json!({
+                "event": "revoked", "generation": null, "username": "v-app-1", "queued": true,
+            }),
         ),
         (
             Event::RevokeFailed { generation: Some(3), error: error(), retry_in: None },

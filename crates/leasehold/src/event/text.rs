@@ -90,8 +90,11 @@ impl Event {
                 }
                 Ok(())
             }
-            Self::Revoked { generation, username } => {
+            Self::Revoked { generation, username, queued: false } => {
                 write!(f, "revoked {} {username}", Of(generation))
+            }
+            Self::Revoked { generation, username, queued: true } => {
+                write!(f, "revocation of {} {username} left to the server's queue", Of(generation))
             }
             Self::RevokeFailed { generation, error, retry_in } => {
                 let again = Again(retry_in, "; left to its TTL");

@@ -150,10 +150,12 @@ impl Login {
     }
 
     /// As [`rotate_at`](Self::rotate_at), with what is known of the maximum TTL taken in: what is
-    /// published as the plan.
-    pub fn planned_rotation(&self, max_ttl: Option<Duration>) -> Option<Time> {
+    /// published as the plan. Once its time has come it is that, renewable or not: so that a
+    /// rotation that hangs is seen to be late.
+    pub fn planned_rotation(&self, now: Time, max_ttl: Option<Duration>) -> Option<Time> {
         let (at, by_token) = self.rotate_at()?;
         match max_ttl {
+            _ if at <= now => Some(at),
             Some(max) if !self.last && !by_token => {
                 Some(at.max((self.issued + max).before(self.terms.leeway)))
             }

@@ -299,7 +299,7 @@ impl Machine {
         let current = self.current.as_ref();
         Status {
             end: current.and_then(Login::effective_end),
-            rotate_at: current.and_then(|c| c.planned_rotation(self.max_ttl)),
+            rotate_at: current.and_then(|c| c.planned_rotation(now, self.max_ttl)),
             degraded: current.is_some_and(|c| c.terms.clipped || !c.proven)
                 || self.rotation.as_ref().is_some_and(Rotation::in_trouble),
             dead: current.is_some_and(|c| c.dead || c.lost),

@@ -169,8 +169,10 @@ impl Machine {
             return;
         };
         let Err(error) = result else {
-            let Login { generation, username, .. } = self.retiring.remove(at).login;
-            self.emit(Event::Revoked { generation, username });
+            let Retiring { login, how, .. } = self.retiring.remove(at);
+            let queued = how == Revocation::Mode(RevokeMode::Queued);
+            let Login { generation, username, .. } = login;
+            self.emit(Event::Revoked { generation, username, queued });
             self.out.push(Action::Forget { login: id });
             return;
         };

@@ -180,18 +180,22 @@ impl Machine {
     pub(super) fn pursue_rotation(&mut self, now: Time) {
         let late = self.mints.extract_if(.., |m| now - m.started >= MINT_TIMEOUT);
         self.given_up.extend(late);
-        let Some(rotation) = &mut self.rotation else {
-            return;
-        };
-        if !rotation.told {
-            rotation.told = true;
-            let reason = rotation.reason;
-            if reason != Reason::Start {
-                self.emit(Event::Rotating { reason });
-            }
-        }
+        self.tell_rotation();
         self.judge_candidate(now);
+        // A swap to what is outdated has begun the next one.
+        self.tell_rotation();
         self.mint_if_due(now);
+    }
+
+    /// Before anything is asked of the source for it.
+    fn tell_rotation(&mut self) {
+        let untold = self.rotation.as_mut().filter(|rotation| !rotation.told);
+        let Some(rotation) = untold else { return };
+        rotation.told = true;
+        let reason = rotation.reason;
+        if reason != Reason::Start {
+            self.emit(Event::Rotating { reason });
+        }
     }
 
     fn mint_if_due(&mut self, now: Time) {

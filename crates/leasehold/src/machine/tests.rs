@@ -492,6 +492,94 @@ fn news_that_comes_while_a_leased_login_is_proven_is_followed_after_it() {
     }
 }
 
+/// Where reads cost nothing the next rotation asks at once: who listens hears of it before that.
+#[test]
+fn a_rotation_is_told_before_the_source_is_asked_for_it() {
+    let (mut machine, now) = in_service(minted("first", false));
+    let login = asked(&machine.handle(now, Input::Rotate)).expect("a permit is left");
+    let result = Ok(minted("second", false));
+    machine.handle(now, Input::Issued { attempt: login, sent: now, result });
+    machine.handle(now, Input::Changed);
+    let proofs = Proofs { proven: 1, rejected: 0, unreachable: 0 };
+    let actions = machine.handle(now, Input::Proved { login, proofs });
+    let of_it = |a: &Action| match a {
+        Action::Emit(Event::Rotating { reason: Reason::SourceChanged }) => Some("told"),
+        Action::Issue { .. } => Some("asked"),
+        _ => None,
+    };
+    let order: Vec<_> = actions.iter().filter_map(of_it).collect();
+    assert_eq!(order, ["told", "asked"], "{actions:?}");
+}
+
+/// A lease that could be renewed has no planned rotation. If Vault is away until its leeway comes,
+/// the rotation that then hangs is due since that time, and is seen to be.
+#[test]
+fn a_rotation_that_hangs_is_seen_to_be_late() {
+    let (mut machine, mut now, mut attempt) = renewing();
+    assert_eq!(machine.status(now).rotate_at, None, "it is about to be renewed");
+    let due = loop {
+        let result = Err(SourceError::new(ErrorKind::Unreachable, "away"));
+        machine.handle(now, Input::Renewed { login: 1, attempt, sent: now, result });
+        let mut begun = None;
+        while begun.is_none() {
+            now = machine.next_deadline().expect("it is tried again").max(now);
+            let actions = machine.handle(now, Input::Tick);
+            begun = asked(&actions).map(|_| now);
+            let renewal = actions.iter().find_map(|a| match a {
+                Action::Renew { attempt, .. } => Some(*attempt),
+                _ => None,
+            });
+            if let Some(again) = renewal {
+                attempt = again;
+                break;
+            }
+        }
+        if let Some(due) = begun {
+            break due;
+        }
+    };
+    let late = due + Duration::from_secs(20);
+    machine.handle(late, Input::Tick);
+    assert_eq!(machine.status(late).rotate_at, Some(due));
+    let end = machine.status(late).end.expect("it has an end");
+    assert!(due < end && late < end);
+}
+
+/// A server that fails to drop the role is left to its own retries, which is no plain success.
+#[test]
+fn a_revocation_that_the_server_only_queued_is_told_as_such() {
+    let (mut machine, mut now) = in_service(minted("first", true));
+    machine.handle(now, Input::Shutdown { deadline: now + Duration::from_secs(300) });
+    let drained = Input::Drained { generation: 1, forced: Vec::new(), left: 0 };
+    let mut actions = machine.handle(now, drained);
+    let told = loop {
+        let how = actions.iter().find_map(|a| match a {
+            Action::Revoke { how, .. } => Some(*how),
+            _ => None,
+        });
+        actions = match how {
+            Some(how) => {
+                let queued = how == Revocation::Mode(RevokeMode::Queued);
+                let fault = || SourceError::new(ErrorKind::ServerFault, "it owns a table");
+                let result = if queued { Ok(()) } else { Err(fault()) };
+                machine.handle(now, Input::Revoked { login: 1, result })
+            }
+            None => {
+                now = machine.next_deadline().expect("it is tried again").max(now);
+                machine.handle(now, Input::Tick)
+            }
+        };
+        let told = actions.iter().find_map(|a| match a {
+            Action::Emit(Event::Revoked { queued, .. }) => Some(*queued),
+            _ => None,
+        });
+        if let Some(told) = told {
+            break told;
+        }
+    };
+    assert!(told);
+}
+
 /// The first read hangs, the second is sent, and the login changes in between: the source has
 /// shown the new one and will not say again that there is news.
 #[test]

@@ -16,12 +16,14 @@ mod names;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use crate::clock::{Clock, MAX_SLEEP, Time};
 use crate::event::{Event, Reason};
-use crate::health::{Health, HealthState};
+use crate::health::{HealthState, PoolHealth};
 use crate::json::in_seconds;
 use crate::provider::{CredentialProvider, Shared};
 use crate::source::ErrorKind;
@@ -99,6 +101,9 @@ const STATES: [HealthState; 4] =
 const IDLE: &str = "idle";
 const IN_USE: &str = "in_use";
 
+/// What a proof can fail with.
+const UNPROVEN: [&str; 2] = ["rejected", ErrorKind::Unreachable.as_str()];
+
 /// Turns one rotator's events and state into metrics. Looks the recorder up each time: one that is
 /// installed late is found too.
 #[derive(Debug)]
@@ -108,32 +113,57 @@ pub(crate) struct Meter {
     rotating: Mutex<Option<Time>>,
     /// What was told of each pool last.
     pools: Mutex<BTreeMap<String, (usize, usize)>>,
+    /// Something panicked in here.
+    broken: AtomicBool,
 }
 
 impl Meter {
     pub(crate) fn new(provider: Arc<str>) -> Self {
-        let meter = Self { provider, rotating: Mutex::default(), pools: Mutex::default() };
+        let meter = Self {
+            provider,
+            rotating: Mutex::default(),
+            pools: Mutex::default(),
+            broken: AtomicBool::new(false),
+        };
+        meter.guarded(|| meter.begin());
+        meter
+    }
+
+    /// A recorder and the pools' `counts()` are other people's code: metrics are not worth the
+    /// rotator's task. After a panic there are none any more.
+    fn guarded(&self, record: impl FnOnce()) {
+        if self.broken.load(Ordering::Relaxed) || catch_unwind(AssertUnwindSafe(record)).is_ok() {
+            return;
+        }
+        self.broken.store(true, Ordering::Relaxed);
+        let provider = &*self.provider;
+        let message = "metrics panicked (the recorder, or a pool's counts): there are no more";
+        tracing::error!(target: "leasehold", provider, "{message}");
+    }
+
+    fn begin(&self) {
         ALL.iter().for_each(Metric::describe);
         // So that the first one counts: a series that begins at 1 has no increase.
         for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::Start) {
-            meter.count(names::ROTATIONS, Some((REASON, reason.as_str())), 0);
-            meter.count(names::DELAYED, Some((REASON, reason.as_str())), 0);
+            self.count(names::ROTATIONS, Some((REASON, reason.as_str())), 0);
+            self.count(names::DELAYED, Some((REASON, reason.as_str())), 0);
         }
         for metric in [names::ISSUES, names::RENEWALS, names::REVOCATIONS] {
-            meter.count(metric, Some((OUTCOME, "ok")), 0);
+            self.count(metric, Some((OUTCOME, "ok")), 0);
             for kind in ErrorKind::ALL {
-                meter.count(metric, Some((OUTCOME, kind.as_str())), 0);
+                self.count(metric, Some((OUTCOME, kind.as_str())), 0);
             }
         }
-        meter.count(names::RENEWALS, Some((OUTCOME, "last")), 0);
-        meter.count(names::REVOCATIONS, Some((OUTCOME, "ended")), 0);
-        for reason in [Reason::LoginRejected, Reason::SessionRevoked] {
-            meter.count(names::LOGINS_LOST, Some((REASON, reason.as_str())), 0);
+        self.count(names::RENEWALS, Some((OUTCOME, "last")), 0);
+        for outcome in ["ended", "queued"] {
+            self.count(names::REVOCATIONS, Some((OUTCOME, outcome)), 0);
+        }
+        for reason in [Reason::LoginRejected, Reason::SessionRevoked, Reason::LeaseLost] {
+            self.count(names::LOGINS_LOST, Some((REASON, reason.as_str())), 0);
         }
         for metric in [names::DRAIN_FORCED, names::DRAIN_LEFT, names::WARNINGS] {
-            meter.count(metric, None, 0);
+            self.count(metric, None, 0);
         }
-        meter
     }
 
     fn count(&self, metric: Metric, label: Option<(&'static str, &'static str)>, by: u64) {
@@ -152,6 +182,10 @@ impl Meter {
 
     /// What happened, at `now`.
     pub(crate) fn event(&self, event: &Event, now: Time) {
+        self.guarded(|| self.happened(event, now));
+    }
+
+    fn happened(&self, event: &Event, now: Time) {
         let outcome = |metric, outcome| self.count(metric, Some((OUTCOME, outcome)), 1);
         match event {
             Event::Issued { .. } => outcome(names::ISSUES, "ok"),
@@ -159,30 +193,31 @@ impl Meter {
             Event::Renewed { last: false, .. } => outcome(names::RENEWALS, "ok"),
             Event::Renewed { last: true, .. } => outcome(names::RENEWALS, "last"),
             Event::RenewFailed { error, .. } => outcome(names::RENEWALS, error.kind().as_str()),
-            Event::Revoked { .. } => outcome(names::REVOCATIONS, "ok"),
+            Event::Revoked { queued: false, .. } => outcome(names::REVOCATIONS, "ok"),
+            Event::Revoked { queued: true, .. } => outcome(names::REVOCATIONS, "queued"),
             Event::LeaseEnded { .. } => outcome(names::REVOCATIONS, "ended"),
             Event::RevokeFailed { error, .. } => {
                 outcome(names::REVOCATIONS, error.kind().as_str());
             }
-            Event::Rotating { .. } => *lock(&self.rotating) = Some(now),
+            Event::Rotating { reason } => {
+                *lock(&self.rotating) = Some(now);
+                if *reason == Reason::LeaseLost {
+                    self.lost(*reason);
+                }
+            }
             Event::RotationDelayed { reason, .. } => {
                 self.count(names::DELAYED, Some((REASON, reason.as_str())), 1);
             }
             Event::Swapped { reason, .. } => self.swapped(*reason, now),
             Event::ProofFailed { pool, rejected, .. } => {
-                let outcome = if *rejected { "rejected" } else { ErrorKind::Unreachable.as_str() };
-                metrics::counter!(
-                    names::PROOFS_FAILED.name,
-                    PROVIDER => self.provider.clone(), POOL => pool.clone(), OUTCOME => outcome
-                )
-                .increment(1);
+                let [refused, unreachable] = UNPROVEN;
+                self.unproven(pool, if *rejected { refused } else { unreachable }, 1);
             }
-            Event::LoginRejected { .. } => {
-                self.count(names::LOGINS_LOST, Some((REASON, Reason::LoginRejected.as_str())), 1);
+            Event::PoolAttached { pool } => {
+                UNPROVEN.iter().for_each(|outcome| self.unproven(pool, outcome, 0));
             }
-            Event::SessionRevoked { .. } => {
-                self.count(names::LOGINS_LOST, Some((REASON, Reason::SessionRevoked.as_str())), 1);
-            }
+            Event::LoginRejected { .. } => self.lost(Reason::LoginRejected),
+            Event::SessionRevoked { .. } => self.lost(Reason::SessionRevoked),
             Event::Drained { took, forced, left, .. } => {
                 let provider = self.provider.clone();
                 metrics::histogram!(names::DRAIN_SECONDS.name, PROVIDER => provider).record(*took);
@@ -196,10 +231,21 @@ impl Meter {
             | Event::RollEnded { .. }
             | Event::Draining { .. }
             | Event::Expired { .. }
-            | Event::PoolAttached { .. }
             | Event::PoolDetached { .. }
             | Event::Stopped { .. } => {}
         }
+    }
+
+    fn lost(&self, reason: Reason) {
+        self.count(names::LOGINS_LOST, Some((REASON, reason.as_str())), 1);
+    }
+
+    fn unproven(&self, pool: &str, outcome: &'static str, by: u64) {
+        metrics::counter!(
+            names::PROOFS_FAILED.name,
+            PROVIDER => self.provider.clone(), POOL => pool.to_owned(), OUTCOME => outcome
+        )
+        .increment(by);
     }
 
     fn swapped(&self, reason: Reason, now: Time) {
@@ -222,31 +268,52 @@ impl Meter {
 
     /// How things stand, and how many credentials there are.
     pub(crate) fn state(&self, shared: &Arc<Shared>, held: usize) {
+        self.guarded(|| self.stands(shared, held));
+    }
+
+    /// After an orderly end nothing is wrong: `left` credentials end by their TTL.
+    pub(crate) fn shut_down(&self, left: usize) {
+        self.guarded(|| {
+            self.in_state(None);
+            self.set(names::LEASE_EXPIRY, f64::INFINITY);
+            self.set(names::NEXT_ROTATION, f64::INFINITY);
+            self.set(names::SOURCE_UP, 1.0);
+            self.set(names::CREDENTIALS, left as f64);
+            self.set(names::DRAINING, 0.0);
+            self.pools(&[]);
+        });
+    }
+
+    fn in_state(&self, current: Option<HealthState>) {
+        for state in STATES {
+            let is = f64::from(u8::from(current == Some(state)));
+            let provider = self.provider.clone();
+            metrics::gauge!(names::STATES.name, PROVIDER => provider, STATE => state.as_str())
+                .set(is);
+        }
+    }
+
+    fn stands(&self, shared: &Arc<Shared>, held: usize) {
         let health = CredentialProvider::new(shared.clone()).health();
         let (end, rotate_at) = {
             let status = shared.status.borrow();
             (status.end, status.rotate_at)
         };
-        for state in STATES {
-            let is = f64::from(u8::from(health.state == state));
-            let provider = self.provider.clone();
-            metrics::gauge!(names::STATES.name, PROVIDER => provider, STATE => state.as_str())
-                .set(is);
-        }
+        self.in_state(Some(health.state));
         self.set(names::GENERATION, health.generation as f64);
         self.set(names::LEASE_EXPIRY, timestamp(&shared.clock, end));
         self.set(names::NEXT_ROTATION, timestamp(&shared.clock, rotate_at));
         self.set(names::SOURCE_UP, f64::from(u8::from(health.source_ok)));
         self.set(names::CREDENTIALS, held as f64);
         self.set(names::DRAINING, health.draining.len() as f64);
-        self.pools(&health);
+        self.pools(&health.pools);
     }
 
-    fn pools(&self, health: &Health) {
+    fn pools(&self, pools: &[PoolHealth]) {
         let mut told = lock(&self.pools);
         // One that is gone has none; pools of one name are one.
         told.values_mut().for_each(|counts| *counts = (0, 0));
-        for pool in &health.pools {
+        for pool in pools {
             let (idle, in_use) = told.entry(pool.name.clone()).or_default();
             *idle += pool.counts.idle;
             *in_use += pool.counts.size.saturating_sub(pool.counts.idle);
@@ -260,7 +327,7 @@ impl Meter {
                 .set(count as f64);
             }
         }
-        told.retain(|name, _| health.pools.iter().any(|pool| pool.name == *name));
+        told.retain(|name, _| pools.iter().any(|pool| pool.name == *name));
     }
 }
 

@@ -23,4 +23,7 @@ impl Meter {
 
     #[allow(clippy::unused_self)]
     pub(crate) fn state(&self, _: &Arc<Shared>, _: usize) {}
+
+    #[allow(clippy::unused_self)]
+    pub(crate) fn shut_down(&self, _: usize) {}
 }

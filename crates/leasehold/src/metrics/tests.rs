@@ -39,11 +39,13 @@ fn events_are_counted_under_their_labels() {
                 reason: Reason::Start,
                 proven: true,
             },
-            Event::Rotating { reason: Reason::MaxTtl },
             Event::RotationDelayed { reason: Reason::MaxTtl, retry_in: second },
             Event::IssueFailed { error: error(), retry_in: None },
             Event::Issued { username: username.clone(), ttl: None },
+            Event::PoolAttached { pool: pool.clone() },
             Event::ProofFailed { pool, rejected: true, message: "no".to_owned() },
+            Event::Rotating { reason: Reason::LeaseLost },
+            Event::Rotating { reason: Reason::MaxTtl },
         ] {
             meter.event(&event, at(second));
         }
@@ -61,7 +63,8 @@ fn events_are_counted_under_their_labels() {
                 left: 2,
             },
             Event::RevokeFailed { generation: Some(1), error: error(), retry_in: Some(second) },
-            Event::Revoked { generation: Some(1), username: username.clone() },
+            Event::Revoked { generation: Some(1), username: username.clone(), queued: false },
+            Event::Revoked { generation: None, username: username.clone(), queued: true },
             Event::LeaseEnded { generation: None, username },
             Event::Renewed { generation: 2, granted: second, last: false },
             Event::Renewed { generation: 2, granted: second, last: true },
@@ -84,17 +87,20 @@ fn events_are_counted_under_their_labels() {
         r#"leasehold_issues_total{provider="p",outcome="sealed"} 1"#,
         r#"leasehold_issues_total{provider="p",outcome="denied"} 0"#,
         r#"leasehold_proofs_failed_total{provider="p",pool="orders",outcome="rejected"} 1"#,
+        r#"leasehold_proofs_failed_total{provider="p",pool="orders",outcome="unreachable"} 0"#,
         r#"leasehold_drain_duration_seconds_sum{provider="p"} 3"#,
         r#"leasehold_drain_forced_connections_total{provider="p"} 1"#,
         r#"leasehold_drain_left_connections_total{provider="p"} 2"#,
         r#"leasehold_revocations_total{provider="p",outcome="sealed"} 1"#,
         r#"leasehold_revocations_total{provider="p",outcome="ok"} 1"#,
         r#"leasehold_revocations_total{provider="p",outcome="ended"} 1"#,
+        r#"leasehold_revocations_total{provider="p",outcome="queued"} 1"#,
         r#"leasehold_renewals_total{provider="p",outcome="ok"} 1"#,
         r#"leasehold_renewals_total{provider="p",outcome="last"} 1"#,
         r#"leasehold_renewals_total{provider="p",outcome="sealed"} 1"#,
         r#"leasehold_logins_lost_total{provider="p",reason="login_rejected"} 1"#,
         r#"leasehold_logins_lost_total{provider="p",reason="session_revoked"} 1"#,
+        r#"leasehold_logins_lost_total{provider="p",reason="lease_lost"} 1"#,
         r#"leasehold_warnings_total{provider="p"} 1"#,
     ] {
         has(&text, line);
@@ -116,7 +122,7 @@ impl CredentialSource for Endless {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gauges_follow_the_state_though_nothing_happens_and_say_when_it_stopped() {
+async fn gauges_follow_the_state_though_nothing_happens_and_are_neutral_after_a_shutdown() {
     let recorder = PrometheusBuilder::new().build_recorder();
     if cfg!(feature = "simulation") {
         // Gauges are not set again there by themselves: CI runs this without it too.
@@ -164,9 +170,54 @@ async fn gauges_follow_the_state_though_nothing_happens_and_say_when_it_stopped(
     settle().await;
     let text = recorder.handle().render();
     has(&text, r#"leasehold_state{provider="an endless login",state="ready"} 0"#);
-    has(&text, r#"leasehold_state{provider="an endless login",state="stopped"} 1"#);
+    has(&text, r#"leasehold_state{provider="an endless login",state="stopped"} 0"#);
     has(&text, &connections("in_use", 0));
     has(&text, r#"leasehold_credentials{provider="an endless login"} 0"#);
+
+    // Nobody asked for this end.
+    drop(crate::Rotator::builder(Endless).start().await.unwrap());
+    settle().await;
+    let text = recorder.handle().render();
+    has(&text, r#"leasehold_state{provider="an endless login",state="stopped"} 1"#);
+}
+
+/// A lease that a shutdown had to leave is still one that exists.
+#[test]
+fn after_a_shutdown_what_is_left_is_counted() {
+    let text = told(|meter| meter.shut_down(2));
+    has(&text, r#"leasehold_credentials{provider="p"} 2"#);
+    has(&text, r#"leasehold_lease_expiry_timestamp_seconds{provider="p"} inf"#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_panics_when_it_is_counted_costs_the_metrics_and_not_the_rotator() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _here = metrics::set_default_local_recorder(&recorder);
+    let rotator = crate::Rotator::builder(Endless).start().await.unwrap();
+    let provider = rotator.provider();
+    let counts = Arc::new(Mutex::new((1, 1)));
+    let pool = Arc::new(Connections(counts.clone()));
+    provider.attach(|_| (pool.clone(), ())).unwrap();
+    let mut events = provider.events();
+    let poisoned = counts.clone();
+    let poison = move || {
+        let _held = poisoned.lock().unwrap();
+        panic!("counts() will panic from here on, as this is poisoned");
+    };
+    std::thread::spawn(poison).join().unwrap_err();
+    for _ in 0..3 {
+        rotator.rotate();
+        tokio::time::sleep(MAX_SLEEP * 2).await;
+    }
+    drop(pool);
+    rotator.shutdown(Duration::ZERO).await;
+    let (mut unchanged, mut orderly_end) = (0, false);
+    while let Ok(event) = events.try_recv() {
+        assert!(!matches!(event, Event::Warning { .. }), "restarted: {event}");
+        unchanged += usize::from(matches!(event, Event::Unchanged { .. }));
+        orderly_end |= matches!(event, Event::Stopped { orderly: true, .. });
+    }
+    assert!(unchanged >= 1 && orderly_end, "{unchanged} {orderly_end}");
 }
 
 #[test]

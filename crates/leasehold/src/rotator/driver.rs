@@ -97,7 +97,7 @@ struct Held {
     number: Option<u64>,
     parent: Option<Parent>,
     watcher: Option<AbortHandle>,
-    /// The rotation that superseded it.
+    /// The rotation that superseded it, or in which it was given up: of none if there was none.
     superseded: Option<Span>,
 }
 
@@ -325,6 +325,8 @@ impl Driver {
             }
             Action::Merge { login, current } => self.merge(login, current),
             Action::ClosePools => {
+                // What follows is of no rotation, be one under way.
+                self.rotation = None;
                 // A shutdown has no use for news, and a source may mint to have some.
                 if let Some(watch) = self.watch.take() {
                     watch.abort();
@@ -684,8 +686,11 @@ impl Driver {
             return;
         };
         held.generation = None;
-        let rotation = held.superseded.as_ref().or(self.rotation.as_ref());
-        let span = spans::revoke(rotation, &self.name, held.number);
+        // Kept: another try may come while another rotation is under way.
+        let rotation = &self.rotation;
+        let within = || rotation.clone().unwrap_or_else(Span::none);
+        let rotation = held.superseded.get_or_insert_with(within);
+        let span = spans::revoke(Some(rotation), &self.name, held.number);
         let mode = match how {
             Revocation::Mode(mode) => mode,
             // The shortest a server understands: a lease cut to a second has ended by itself
@@ -729,22 +734,32 @@ impl Driver {
     }
 
     fn publish_status(&self) {
+        self.tell_health();
         if let Some(shared) = &self.shared {
-            let mut status = self.machine.status(self.clock.now());
-            status.stopped.clone_from(&self.stopped);
-            shared.status.send_replace(status);
             self.meter.state(shared, self.logins.len());
         }
     }
 
+    fn tell_health(&self) {
+        if let Some(shared) = &self.shared {
+            let mut status = self.machine.status(self.clock.now());
+            status.stopped.clone_from(&self.stopped);
+            shared.status.send_replace(status);
+        }
+    }
+
     fn emit(&self, event: Event) {
-        crate::event::log(&self.name, &event);
-        self.meter.event(&event, self.clock.now());
+        self.tell_log_and_meter(&event);
         for observer in &self.observers {
             observer(&event);
         }
         // No receiver is fine.
         let _ = self.events.send(event);
+    }
+
+    fn tell_log_and_meter(&self, event: &Event) {
+        crate::event::log(&self.name, event);
+        self.meter.event(event, self.clock.now());
     }
 
     /// The last steps of a shutdown: the source's own, the tasks, the news.
@@ -775,6 +790,8 @@ impl Driver {
         if broken!(ReportsNothing) {
             remains.clear();
         }
+        // Before the report: whoever waits for that may look at once.
+        self.meter.shut_down(remains.len());
         // The report before the news: an observer may panic.
         self.report.send_replace(Some(Arc::new(ShutdownReport { remains, source })));
         self.stop("shut down".to_owned(), true);
@@ -786,7 +803,7 @@ impl Driver {
         }
         self.stopped = Some(cause.clone());
         if !broken!(EndsInSilence) {
-            self.publish_status();
+            self.tell_health();
         }
         if !orderly && let Some(shared) = &self.shared {
             let parents = self.logins.values_mut().filter_map(|held| held.parent.take());
@@ -797,7 +814,7 @@ impl Driver {
             pools.closed = true;
             std::mem::take(&mut pools.attached)
         }));
-        if let Some(shared) = &self.shared {
+        if !orderly && let Some(shared) = &self.shared {
             self.meter.state(shared, self.logins.len());
         }
         self.emit(Event::Stopped { cause, orderly });
@@ -807,9 +824,9 @@ impl Driver {
     pub(super) fn panicked(&mut self, life: u32) {
         if life == 1 {
             let message = "the rotator's task panicked and was restarted".to_owned();
-            tracing::error!(target: "leasehold", provider = &*self.name, "{message}");
             let event = Event::Warning { pool: None, message };
-            self.meter.event(&event, self.clock.now());
+            // Not to the observers: one of them may be what panics.
+            self.tell_log_and_meter(&event);
             let _ = self.events.send(event);
         } else {
             // An observer may be what panics.

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::generation::Generation;
 use crate::hook::{DrainOrder, Drained, Holder, ManagedPool, Proof};
@@ -14,6 +15,7 @@ use crate::provider::Shared;
 const PROOF_BOUND: Duration = Duration::from_secs(30);
 /// The same for a drain, counted from its deadline.
 const DRAIN_BOUND: Duration = Duration::from_secs(10);
+
 /// Proves on every attached pool; pools that are attached meanwhile join in.
 pub(super) async fn prove_everywhere(
     shared: &Shared,
@@ -33,12 +35,13 @@ pub(super) async fn prove_everywhere(
         let mut tasks = JoinSet::new();
         for pool in new {
             let candidate = candidate.clone();
-            tasks.spawn(async move {
+            let prove = async move {
                 let proof = tokio::time::timeout(PROOF_BOUND, pool.prove(&candidate)).await;
                 let late = || Proof::Unreachable(format!("no answer within {PROOF_BOUND:?}"));
                 let proof = proof.unwrap_or_else(|_| late());
                 (pool.name().to_owned(), proof.without(candidate.credential().expose_password()))
-            });
+            };
+            tasks.spawn(prove.in_current_span());
         }
         while let Some(proof) = tasks.join_next().await {
             proofs.push(proof.unwrap_or_else(|_| {
@@ -55,7 +58,7 @@ pub(super) async fn drain_everywhere(
     let mut tasks = JoinSet::new();
     for pool in pools {
         let order = order.clone();
-        tasks.spawn(async move {
+        let drain = async move {
             let bound = async {
                 order.deadline().await;
                 tokio::time::sleep(DRAIN_BOUND).await;
@@ -65,7 +68,8 @@ pub(super) async fn drain_everywhere(
                 () = bound => Drained::at_deadline(Vec::new(), pool.counts().size.max(1)),
             };
             (pool.name().to_owned(), drained)
-        });
+        };
+        tasks.spawn(drain.in_current_span());
     }
     let password = order.generation().credential().expose_password();
     let (mut forced, mut left) = (Vec::new(), 0);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use crate::clock::{Clock, Time};
 use crate::credential::{Issued, Lease};
@@ -246,14 +246,15 @@ impl Chain {
         let attempt = Attempt { sent, outcome };
         state.attempt = Some(attempt.clone());
         let chain = self.clone();
-        tokio::spawn(async move {
+        let ask = async move {
             let asked = chain.ask_primary().await;
             let issued = asked.is_ok();
             tell.send_replace(Some(chain.answered(asked, sent)));
             if issued {
                 chain.tidy().await;
             }
-        });
+        };
+        tokio::spawn(ask.in_current_span());
         Ok(attempt)
     }
 

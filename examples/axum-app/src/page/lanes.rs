@@ -204,7 +204,11 @@ mod tests {
     }
 
     fn revoked(generation: u64, username: &str) -> Event {
-        Event::Revoked { generation: Some(generation), username: username.to_owned() }
+        Event::Revoked {
+            generation: Some(generation),
+            username: username.to_owned(),
+            queued: false,
+        }
     }
 
     #[test]
@@ -234,7 +238,10 @@ mod tests {
     fn a_candidate_that_is_not_wanted_ends_too() {
         let mut lanes = Lanes::default();
         lanes.see(1.0, &issued("a"));
-        lanes.see(2.0, &Event::Revoked { generation: None, username: "a".to_owned() });
+        lanes.see(
+            2.0,
+            &Event::Revoked { generation: None, username: "a".to_owned(), queued: false },
+        );
         assert_eq!(lanes.all().next().unwrap().stage, Stage::Revoked);
     }
 
@@ -254,7 +261,7 @@ mod tests {
         for n in 0..1_000 {
             let name = format!("v{n}");
             lanes.see(1.0, &issued(&name));
-            lanes.see(2.0, &Event::Revoked { generation: None, username: name });
+            lanes.see(2.0, &Event::Revoked { generation: None, username: name, queued: false });
         }
         assert_eq!(lanes.all().count(), KEPT);
         assert_eq!(lanes.all().next().unwrap().username, "stays");

@@ -115,7 +115,13 @@ pub(crate) fn of(event: &Event) -> Told {
             },
             "Drained: no connection of it is left, by our count and by that of Postgres.",
         ),
-        Event::Revoked { generation, username } => (
+        Event::Revoked { generation, username, queued: true } => (
+            "revoked",
+            Tone::Warn,
+            format!("{} is left to Vault's queue: {username}", login(*generation)),
+            "Vault could not drop its user at once, and goes on trying by itself.",
+        ),
+        Event::Revoked { generation, username, .. } => (
             "revoked",
             Tone::Gone,
             format!("{} was revoked: {username}", login(*generation)),
@@ -273,7 +279,8 @@ mod tests {
 
     #[test]
     fn a_candidate_that_is_revoked_has_no_number() {
-        let told = of(&Event::Revoked { generation: None, username: "v-x".to_owned() });
+        let told =
+            of(&Event::Revoked { generation: None, username: "v-x".to_owned(), queued: false });
         assert!(told.words.starts_with("An unused login was revoked"), "{}", told.words);
         assert_eq!(told.tone, Tone::Gone);
     }
