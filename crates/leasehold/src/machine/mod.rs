@@ -36,7 +36,7 @@ use crate::source::{ErrorKind, RevokeMode, SourceError};
 
 pub use login::{Login, LoginId, Minted};
 pub use policy::Policy;
-pub use policy::SHUTDOWN_WRAP_UP;
+pub(crate) use policy::SHUTDOWN_WRAP_UP;
 pub use policy::SOFT_REVOKE;
 pub use policy::Terms;
 use policy::{LONGEST, Limiter};
