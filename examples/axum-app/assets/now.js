@@ -106,7 +106,9 @@ function figures() {
   const p99 = s.recent_p99_ms;
   figure('latency', p99 == null ? '–' : `${p99 < 10 ? p99.toFixed(1) : Math.round(p99)} ms`, 'over the last 3 s');
   const { lane, left } = current();
-  const rotations = s.rotations === 1 ? '1 login' : `${s.rotations} logins`;
+  // By the login, as the sentence is: a sample may be older.
+  const replaced = lane ? lane.generation - 1 : 0;
+  const rotations = replaced === 1 ? '1 login' : `${replaced} logins`;
   const gone = lane != null && isGone(lane);
   const lives = gone ? 'gone' : !lane ? '–' : left == null ? 'no end' : time(left);
   figure('lease', lives, lane ? `${rotations} replaced so far` : '', gone || (left != null && left <= 0) ? 'bad' : '');
