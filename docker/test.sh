@@ -79,3 +79,6 @@ for compose in "${composes[@]}"; do
     # shellcheck disable=SC2086
     $compose -f docker-compose.yml -f docker-compose.vault.yml config >/dev/null
 done
+
+echo "== compose, where the image has \`vault\` and no \`bao\`, as hashicorp/vault"
+deploy/compose/check_vault.sh "$bao" "${composes[0]}"

@@ -13,7 +13,7 @@ project=leasehold-check-$$
 compose=("$@" -p "$project")
 label=com.docker.compose.project=$project
 # Any free ports, and lives of seconds: this runs beside others, and is not to take minutes.
-export APP_PORT=0 VAULT_PORT=0 PG_PORT=0 DEFAULT_TTL=6s MAX_TTL=12s
+export COMPOSE_APP_PORT=0 COMPOSE_VAULT_PORT=0 COMPOSE_PG_PORT=0 DEFAULT_TTL=6s MAX_TTL=12s
 
 remove() { "${compose[@]}" down --volumes --timeout 40 >/dev/null 2>&1; }
 fail() {

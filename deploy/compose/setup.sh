@@ -2,9 +2,9 @@
 # Sets up OpenBao or Vault for the example: database engine, role, policy, AppRole. May run again.
 set -eu
 
-bao() {
-    if command -v bao >/dev/null; then command bao "$@"; else command vault "$@"; fi
-}
+# Whichever the image has. Found before there is a function of that name, which would be found too.
+cli=$(command -v bao || command -v vault)
+bao() { "$cli" "$@"; }
 
 bao secrets list | grep -q '^database/' || bao secrets enable database
 bao write database/config/appdb \

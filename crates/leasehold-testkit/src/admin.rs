@@ -65,12 +65,14 @@ impl Stack {
     }
 
     /// SIGSTOP, or the freezer of a container: the Vault server accepts connections (the kernel
-    /// does, or Docker's proxy) and answers nothing.
+    /// does, or Docker's proxy) and answers nothing. Harmless if it is paused already; an error if it
+    /// is stopped.
     pub async fn pause_vault(&self) -> Result<()> {
         self.carry_out(Deed::PauseVault).await.map(drop)
     }
 
-    /// It goes on, and answers what has waited.
+    /// It goes on, and answers what has waited. Harmless if it is not paused; an error if it is
+    /// stopped.
     pub async fn resume_vault(&self) -> Result<()> {
         self.carry_out(Deed::ResumeVault).await.map(drop)
     }

@@ -71,14 +71,16 @@ pub(crate) struct Plan {
     pub(crate) postgres_certificate: Option<Certificate>,
     pub(crate) postgres_settings: Vec<(String, String)>,
     pub(crate) authority: Option<Authority>,
-    /// The superuser's password, and a part of the dev server's root token.
+    /// The superuser's password.
     pub(crate) secret: String,
+    /// What makes the dev server's root token, which that server prints into its log.
+    pub(crate) root: String,
 }
 
 impl Plan {
     /// Of a dev server. A raft server makes its own.
     pub(crate) fn root_token(&self) -> String {
-        format!("root-{}", self.secret)
+        format!("root-{}", self.root)
     }
 }
 

@@ -303,8 +303,10 @@ impl Pair {
 
     async fn remove(self) -> Result<()> {
         let (vault, postgres) = tokio::join!(self.vault.rm(), self.postgres.rm());
+        // Tried in any case: what could not be removed may be gone already.
+        let network = client().await?.remove_network(&self.network).await;
         vault.and(postgres).map_err(failed)?;
-        client().await?.remove_network(&self.network).await.map_err(failed)
+        network.map_err(failed)
     }
 }
 
@@ -328,11 +330,18 @@ impl Containers {
                 docker.start_container(id, options).await.map_err(failed)?;
                 answers(&docker, id, server, ends).await.map(|()| true)
             }
-            Deed::PauseVault => {
-                docker.pause_container(pair.vault.id()).await.map_err(failed).map(|()| true)
-            }
-            Deed::ResumeVault => {
-                docker.unpause_container(pair.vault.id()).await.map_err(failed).map(|()| true)
+            // Docker refuses to pause what is paused, and the other way round; a signal does not.
+            Deed::PauseVault | Deed::ResumeVault => {
+                let (id, pause) = (pair.vault.id(), matches!(deed, Deed::PauseVault));
+                let seen = state(&docker, id).await?;
+                if seen.running == Some(true) && seen.paused == Some(pause) {
+                    return Ok(false);
+                }
+                let done = match pause {
+                    true => docker.pause_container(id).await,
+                    false => docker.unpause_container(id).await,
+                };
+                done.map_err(failed).map(|()| true)
             }
         }
     }

@@ -217,6 +217,7 @@ impl StackBuilder {
             postgres_settings: self.postgres_settings,
             authority,
             secret: secret()?,
+            root: secret()?,
         };
         let (storage, audits) = (plan.storage, plan.extras.audit_raw);
         let (servers, mut ends) = match backend {

@@ -63,7 +63,9 @@ async fn a_sealed_server_answers_503_until_unsealed_in_either_storage() {
 async fn a_paused_server_answers_late_and_a_restarted_dev_server_is_empty() {
     let stack = Stack::start().await.unwrap();
     let db = stack.database("paused").await.unwrap();
+    stack.resume_vault().await.expect("one that runs can be resumed");
     stack.pause_vault().await.unwrap();
+    stack.pause_vault().await.expect("one that is paused can be paused");
     let waiting = tokio::spawn({
         let db = db.clone();
         async move { (db.creds().await, Instant::now()) }
@@ -83,6 +85,7 @@ async fn a_paused_server_answers_late_and_a_restarted_dev_server_is_empty() {
     stack.pause_vault().await.unwrap();
     stack.stop_vault().await.expect("a paused server can be stopped");
     assert!(matches!(stack.pause_vault().await, Err(Error::Server { .. })));
+    assert!(matches!(stack.resume_vault().await, Err(Error::Server { .. })));
     stack.start_vault().await.unwrap();
     assert!(db.creds().await.is_err(), "a new dev server is empty");
     let again = stack.database("again").await.unwrap();

@@ -13,7 +13,7 @@ const button = document.getElementById('pause');
 const tell = {
   hello() { tellAll(); tellLanes(); tellCharts(); showButtons(); drawCharts(); },
   lane: tellLanes,
-  entry: tellOne,
+  entry(entry) { tellOne(entry); if (entry.kind === 'expired') tellLanes(); },
   sample() { tellCharts(); drawCharts(); },
   buttons: showButtons,
 };
@@ -22,6 +22,11 @@ listen((what, data) => {
   if (state.paused != null) return;
   tell[what]?.(data);
   say(what, data);
+  // A change is seen at once in words and in the picture, as it is in the table. The picture of those
+  // who asked for less motion waits for its second.
+  if (what === 'sample') return;
+  drawNow();
+  if (!calm.matches) drawTimeline();
 });
 
 // Ten pictures a second glide; one a second is still, for those who asked for that.

@@ -2,9 +2,11 @@
 
 const SAMPLES = 600;
 const ENTRIES = 300;
+const LANES = 60;
 
 export const state = {
   connected: null, // true, false once it was lost
+  bye: false, // the service said that it stops
   lanes: new Map(),
   entries: [],
   samples: [],
@@ -35,6 +37,10 @@ export const latest = () => state.samples[state.samples.length - 1];
 /** The lanes, the newest first. */
 export const lanes = () => [...state.lanes.values()].sort((a, b) => b.id - a.id);
 
+/** Whether Postgres knows a current login no more, though its time is not up. */
+export const isGone = (lane) => lane.stage === 'current'
+  && (lane.broken != null || (latest()?.state === 'expired' && lane.end > now()));
+
 /** How many seconds back and ahead the pictures show: some lives of a login. */
 export function span(width) {
   let life = 6;
@@ -58,12 +64,20 @@ const take = {
   hello(all) {
     ahead = -Infinity;
     clock(all.now);
+    state.bye = false;
     state.lanes = new Map(all.lanes.map((lane) => [lane.id, lane]));
     state.entries = all.entries;
     state.samples = all.samples;
     state.buttons = all.buttons;
   },
-  lane(lane) { state.lanes.set(lane.id, lane); },
+  bye() { state.bye = true; },
+  lane(lane) {
+    state.lanes.set(lane.id, lane);
+    for (const [id, one] of state.lanes) {
+      if (state.lanes.size <= LANES) break;
+      if (one.over != null) state.lanes.delete(id);
+    }
+  },
   entry(entry) { keep(state.entries, entry, ENTRIES); },
   sample(sample) {
     clock(sample.at);

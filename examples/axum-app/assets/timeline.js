@@ -1,6 +1,6 @@
 // The lanes.
 
-import { lanes, now, span, state, time } from './state.js';
+import { isGone, lanes, now, span, state, time } from './state.js';
 import { draw, element, hue } from './svg.js';
 
 const ROW = 44;
@@ -11,10 +11,12 @@ const ROWS = 7;
 export function is(lane) {
   switch (lane.stage) {
     case 'proving': return 'being tried';
-    case 'current': return lane.end < now() && lane.end != null ? 'in use, past its time' : 'in use';
+    case 'current': if (isGone(lane)) return 'gone from Postgres';
+      return lane.end < now() && lane.end != null ? 'in use, past its time' : 'in use';
     case 'draining':
       return lane.remaining == null ? 'being emptied' : `being emptied, ${lane.remaining} left`;
-    case 'drained': return 'empty';
+    case 'drained': return lane.remaining ? `${lane.remaining} left at its deadline` : 'empty';
+    case 'unwanted': return 'not wanted any more, not revoked yet';
     case 'revoked': return 'revoked';
     default: return 'ended';
   }
@@ -32,7 +34,10 @@ export function drawTimeline() {
   const t = now();
   const x = (at) => ((at - t + back) / (back + ahead)) * width;
   const clip = (at) => Math.min(Math.max(x(at), 0), width);
-  const seen = lanes().filter((l) => (l.over ?? Infinity) > t - back).slice(0, ROWS);
+  // The current one first, then what else is open, then the newest that has gone.
+  const rank = (l) => (l.stage === 'current' ? 0 : l.over == null ? 1 : 2);
+  const seen = lanes().filter((l) => (l.over ?? Infinity) > t - back)
+    .sort((a, b) => rank(a) - rank(b) || b.id - a.id).slice(0, ROWS).sort((a, b) => b.id - a.id);
   const height = AXIS + ROW * Math.max(seen.length, 4);
   const shapes = axis(width, height, back, ahead);
   for (const e of state.entries) {
@@ -79,13 +84,13 @@ function lay(lane, top, width, t, x) {
     shapes.push(['line', { class: `lease-end ${colour}`, x1: x(lane.end), x2: x(lane.end), y1: y - 3, y2: y + BAR + 3 }]);
     // At its max TTL: no renewal moves that end.
     if (lane.last_renewal && lane.stage === 'current') {
-      shapes.push(['text', { class: 'tick', x: x(t) + 5, y: y - 7 }, 'ends for good']);
+      shapes.push(['text', { class: 'tick', x: x(t) + 5, y: y - 7 }, 'last renewal']);
     }
   }
   bar(lane.issued, lane.current ?? over, 'bar-proving');
   if (lane.current != null) {
     const until = lane.superseded ?? over;
-    const good = Math.min(until, lane.end ?? until);
+    const good = Math.min(until, lane.end ?? until, lane.broken ?? until);
     bar(lane.current, good, 'bar-current');
     if (good < until) bar(good, until, 'bar-past');
   }
@@ -124,10 +129,10 @@ const diamond = (x, y, r) => `M${x} ${y - r}L${x + r} ${y}L${x} ${y + r}L${x - r
 export function tellLanes() {
   const all = lanes();
   const by = (stage) => all.filter((l) => l.stage === stage);
-  const parts = [...by('current'), ...by('proving'), ...by('draining'), ...by('drained')]
+  const parts = ['current', 'proving', 'draining', 'drained', 'unwanted'].flatMap(by)
     .map((l) => `${name(l)} is ${is(l)}`);
   const gone = all.filter((l) => l.over != null).length;
-  if (gone) parts.push(gone === 1 ? '1 earlier login is gone' : `${gone} earlier logins are gone`);
+  if (gone) parts.push(`of the last ${all.length} logins, ${gone} ${gone === 1 ? 'is' : 'are'} gone`);
   text.textContent = parts.length ? `${parts.join('; ')}.` : '';
   const at = (v) => (v == null ? '' : time(v));
   rows.replaceChildren(...all.map((l) => element('tr', { 'data-generation': l.generation ?? '', 'data-stage': l.stage },

@@ -154,7 +154,22 @@ impl Chromium {
     }
 }
 
+/// It looks for a free port on IPv4 and takes the same on IPv6, where another one that starts at the
+/// same time may have been quicker: then it ends, and is started again.
 fn start_driver() -> std::result::Result<(Driver, u16), String> {
+    const TRIES: usize = 5;
+    let mut why = String::new();
+    for _ in 0..TRIES {
+        match try_driver()? {
+            Ok(started) => return Ok(started),
+            Err(ended) => why = ended,
+        }
+    }
+    Err(format!("{why}, {TRIES} times"))
+}
+
+/// The outer error is one that another try does not mend.
+fn try_driver() -> std::result::Result<std::result::Result<(Driver, u16), String>, String> {
     let program = std::env::var("CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".to_owned());
     let mut command = Command::new(&program);
     command.arg("--port=0").stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
@@ -169,8 +184,8 @@ fn start_driver() -> std::result::Result<(Driver, u16), String> {
     for line in said.into_iter().flat_map(BufRead::lines).map_while(std::io::Result::ok) {
         let port = line.split("started successfully on port ").nth(1);
         if let Some(port) = port.and_then(|p| p.trim_end_matches('.').parse().ok()) {
-            return Ok((driver, port));
+            return Ok(Ok((driver, port)));
         }
     }
-    Err(format!("{program} ended before it listened"))
+    Ok(Err(format!("{program} ended before it listened")))
 }

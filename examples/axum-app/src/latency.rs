@@ -32,6 +32,21 @@ impl Latencies {
         self.max = self.max.max(took);
     }
 
+    /// Counts all of another's too.
+    pub fn merge(&mut self, other: &Self) {
+        for (count, more) in self.buckets.iter_mut().zip(&other.buckets) {
+            *count += more;
+        }
+        self.count += other.count;
+        self.max = self.max.max(other.max);
+    }
+
+    /// Whether nothing was counted.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// The value that this share of all is not above; zero if there is none.
     #[must_use]
     pub fn percentile(&self, share: f64) -> Duration {
@@ -89,6 +104,20 @@ mod tests {
         }
         assert_eq!(latencies.percentile(1.0), Duration::from_micros(10_000));
         assert_eq!(latencies.max(), Duration::from_micros(10_000));
+    }
+
+    #[test]
+    fn merged_ones_are_as_if_counted_together() {
+        let (mut few, mut many) = (Latencies::default(), Latencies::default());
+        assert!(few.is_empty());
+        few.record(Duration::from_millis(900));
+        for _ in 0..999 {
+            many.record(Duration::from_millis(1));
+        }
+        few.merge(&many);
+        // The one slow among a thousand is the maximum, and is not what 99 of 100 are within.
+        assert!(few.percentile(0.99) < Duration::from_millis(2));
+        assert_eq!(few.max(), Duration::from_millis(900));
     }
 
     #[test]

@@ -17,7 +17,10 @@ const APP: &str = env!("CARGO_BIN_EXE_axum-app");
 
 #[test]
 fn the_demo_rotates_under_load_and_leaves_nothing() {
-    let mut demo = Program::start(Command::new(DEMO).args(["--for", "15s"]));
+    let mut demo = Program::start(&mut Command::new(DEMO));
+    demo.wait_for("swapped to generation 2");
+    demo.wait_for("revoked generation 1");
+    demo.signal(Signal::INT);
     let status = demo.end();
     let said = demo.said();
     assert!(status.success(), "{status}\n{said}");
@@ -55,8 +58,14 @@ async fn the_demo_runs_on_servers_that_are_there_already() {
     let db = database(shared().await.unwrap(), "external", 6, 12).await;
     let token = db.token(TokenSpec::new()).await.unwrap().token;
     let mut command = on(&db, DEMO);
-    command.env("VAULT_TOKEN", token).args(["--", "--external", "--for", "12s", "--workers", "3"]);
-    let (status, said) = run(command).await;
+    command.env("VAULT_TOKEN", token).args(["--", "--external", "--workers", "3"]);
+    let work = move || {
+        let mut demo = Program::start(&mut command);
+        demo.wait_for("swapped to generation 2");
+        demo.signal(Signal::INT);
+        (demo.end(), demo.said())
+    };
+    let (status, said) = tokio::task::spawn_blocking(work).await.unwrap();
     assert!(status.success(), "{status}\n{said}");
     assert!(said.contains("swapped to generation 2"), "{said}");
     assert!(said.contains("for an administrator to see"), "{said}");
@@ -114,7 +123,11 @@ async fn an_open_page_holds_up_no_end() {
     let mut stream = Stream::of(send(url, "GET", "/events", &[]).await);
     assert_eq!(stream.next().await.unwrap().0, "hello");
     app.signal(Signal::TERM);
-    while stream.next().await.is_some() {}
+    let mut last = String::new();
+    while let Some((name, _)) = stream.next().await {
+        last = name;
+    }
+    assert_eq!(last, "bye", "a stop is told from a loss");
     let (status, said) =
         tokio::task::spawn_blocking(move || (app.end(), app.said())).await.unwrap();
     assert!(status.success(), "{status}\n{said}");

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::process::Command;
 
 use axum::http::StatusCode;
@@ -13,6 +14,13 @@ use leasehold_testkit::{TokenSpec, shared};
 use rustix::process::Signal;
 
 const DEMO: &str = env!("CARGO_BIN_EXE_demo");
+
+/// Of logins that live for so long that no rotation is due.
+fn long_lives() -> Command {
+    let mut command = Command::new(DEMO);
+    command.args(["--lives", "1h"]);
+    command
+}
 
 async fn demo(mut command: Command) -> (Program, String) {
     let start = move || {
@@ -31,7 +39,7 @@ async fn end(mut demo: Program) -> (std::process::ExitStatus, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_press_needs_the_page_and_what_fails_from_it_is_told_apart() {
-    let (demo, url) = demo(Command::new(DEMO)).await;
+    let (demo, url) = demo(long_lives()).await;
     let mut stream = Stream::of(send(&url, "GET", "/events", &[]).await);
     let (_, hello) = stream.next().await.unwrap();
     let token = hello["buttons"]["token"].as_str().unwrap().to_owned();
@@ -75,7 +83,7 @@ async fn a_press_needs_the_page_and_what_fails_from_it_is_told_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_harm_is_survived_and_mended() {
-    let (demo, url) = demo(Command::new(DEMO)).await;
+    let (demo, url) = demo(long_lives()).await;
     let mut stream = Stream::of(send(&url, "GET", "/events", &[]).await);
     let (_, hello) = stream.next().await.unwrap();
     let token = hello["buttons"]["token"].as_str().unwrap().to_owned();
@@ -96,14 +104,16 @@ async fn each_harm_is_survived_and_mended() {
         stream.until("sample", |s| (s["vault"]["sealed"] == false).then_some(())).await;
     }
     // What is over at once: queries are answered again, by another login or the same.
+    let generation = Cell::new(1);
     for deed in ["drop-role", "kill-token", "restart-postgres"] {
         press(deed).await;
         if deed != "restart-postgres" {
-            let unplanned = |l: &serde_json::Value| {
-                let planned = l["reason"] == "max_ttl" || l["reason"] == "start";
-                (l["stage"] == "current" && !planned).then_some(())
+            // None is due: another one is the deed's.
+            let another = |l: &serde_json::Value| {
+                let number = l["generation"].as_u64()?;
+                (l["stage"] == "current" && number > generation.get()).then_some(number)
             };
-            stream.until("lane", unplanned).await;
+            generation.set(stream.until("lane", another).await);
         }
         let (_, health) = until("it is ready", async || {
             let answer = ask(&url, "GET", "/health/ready", &[]).await;

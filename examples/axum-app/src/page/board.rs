@@ -43,8 +43,7 @@ struct Seen {
     numbered: u64,
     ok: u64,
     failed: u64,
-    /// As it was when somebody first did harm.
-    before_harm: Option<u64>,
+    explained: u64,
     buttons: Option<Value>,
     /// `None` once the service stops: streams end then, and hold up no shutdown.
     news: Option<broadcast::Sender<News>>,
@@ -76,7 +75,7 @@ impl Board {
                 numbered: 0,
                 ok: 0,
                 failed: 0,
-                before_harm: None,
+                explained: 0,
                 buttons: None,
                 news: Some(broadcast::Sender::new(BEHIND)),
             }),
@@ -101,8 +100,6 @@ impl Board {
     pub(crate) fn note(&self, words: String, means: String) {
         let at = self.now();
         let mut seen = self.seen();
-        let failed = seen.failed;
-        seen.before_harm.get_or_insert(failed);
         seen.log(at, "harm", Tone::Harm, words, means);
     }
 
@@ -118,8 +115,9 @@ impl Board {
         let mut seen = self.seen();
         seen.ok += sample.ok;
         seen.failed += sample.failed;
+        seen.explained += sample.explained;
         (sample.ok_total, sample.failed_total) = (seen.ok, seen.failed);
-        sample.failed_before_harm = seen.before_harm.unwrap_or(seen.failed);
+        sample.explained_total = seen.explained;
         // Once it is over, when it ended is known better.
         if let Some(left) = sample.expires_in.filter(|left| *left > 0.0)
             && let Some(lane) = seen.lanes.ends(sample.generation, sample.at + left)
@@ -145,21 +143,29 @@ impl Board {
 
     /// All that is known, and what follows without a gap. `None`: the service stops.
     pub(crate) fn follow(&self) -> Option<(News, broadcast::Receiver<News>)> {
-        let seen = self.seen();
-        let news = seen.news.as_ref()?.subscribe();
+        // Only copied under the lock, which the rotator's task waits for.
+        let (news, now, lanes, entries, samples, buttons) = {
+            let seen = self.seen();
+            let news = seen.news.as_ref()?.subscribe();
+            let lanes: Vec<_> = seen.lanes.all().cloned().collect();
+            let (entries, samples) = (seen.entries.clone(), seen.samples.clone());
+            (news, self.now(), lanes, entries, samples, seen.buttons.clone())
+        };
         let hello = json!({
-            "now": self.now(),
-            "lanes": seen.lanes.all().collect::<Vec<_>>(),
-            "entries": seen.entries,
-            "samples": seen.samples,
-            "buttons": seen.buttons,
+            "now": now,
+            "lanes": lanes,
+            "entries": entries,
+            "samples": samples,
+            "buttons": buttons,
         });
         Some((("hello", hello.to_string().into()), news))
     }
 
-    /// Ends all streams: the service stops.
+    /// Ends all streams, with a last word: the service stops.
     pub(crate) fn close(&self) {
-        self.seen().news = None;
+        let mut seen = self.seen();
+        seen.tell("bye", &json!({}));
+        seen.news = None;
     }
 
     /// In seconds, to the millisecond.

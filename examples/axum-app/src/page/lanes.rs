@@ -19,6 +19,8 @@ pub(crate) enum Stage {
     Draining,
     /// Drained, not revoked yet.
     Drained,
+    /// Not wanted any more, and not revoked yet: it did not work, or Vault could not be asked.
+    Unwanted,
     Revoked,
     /// The lease ended before it was revoked, or was left to its end.
     Ended,
@@ -88,6 +90,12 @@ impl Lanes {
                 lane.remaining = Some(*left);
                 lane.stage = Stage::Drained;
             }),
+            Event::RevokeFailed { generation: Some(generation), .. } => {
+                self.change(*generation, |lane| lane.stage = Stage::Unwanted)
+            }
+            // Of a candidate: the newest that never became current.
+            Event::RevokeFailed { generation: None, .. }
+            | Event::ProofFailed { rejected: true, .. } => self.refuse(),
             Event::Revoked { username, .. } => self.finish(at, username, Stage::Revoked),
             Event::LeaseEnded { username, .. } => self.finish(at, username, Stage::Ended),
             Event::LoginRejected { generation } | Event::SessionRevoked { generation } => self
@@ -183,6 +191,15 @@ impl Lanes {
         })
     }
 
+    fn refuse(&mut self) -> Vec<Lane> {
+        let mut candidates = self.lanes.iter_mut().rev().filter(|l| l.is_open());
+        let candidate = candidates.find(|l| l.generation.is_none());
+        candidate.map_or_else(Vec::new, |lane| {
+            lane.stage = Stage::Unwanted;
+            vec![lane.clone()]
+        })
+    }
+
     fn newest(&mut self, username: &str) -> Option<&mut Lane> {
         self.lanes.iter_mut().rev().find(|l| l.username == username && l.is_open())
     }
@@ -243,6 +260,27 @@ mod tests {
             &Event::Revoked { generation: None, username: "a".to_owned(), queued: false },
         );
         assert_eq!(lanes.all().next().unwrap().stage, Stage::Revoked);
+    }
+
+    #[test]
+    fn what_is_not_wanted_and_not_revoked_yet_has_a_stage_of_its_own() {
+        let mut lanes = Lanes::default();
+        lanes.see(1.0, &issued("a"));
+        lanes.see(1.0, &swapped(1, "a"));
+        lanes.see(2.0, &issued("b"));
+        let (pool, message) = ("pool-1".to_owned(), String::new());
+        let changed = lanes.see(3.0, &Event::ProofFailed { pool, rejected: true, message });
+        assert_eq!((&*changed[0].username, changed[0].stage), ("b", Stage::Unwanted));
+        lanes.see(4.0, &Event::Revoked { generation: None, username: "b".to_owned() });
+        lanes.see(5.0, &issued("c"));
+        lanes.see(5.0, &swapped(2, "c"));
+        let (took, forced) = (Duration::from_secs(1), Vec::new());
+        lanes.see(6.0, &Event::Drained { generation: 1, took, forced, left: 0 });
+        let error = leasehold::SourceError::unreachable("sealed");
+        let retry_in = Some(Duration::from_secs(1));
+        let failed = Event::RevokeFailed { generation: Some(1), error, retry_in };
+        assert_eq!(lanes.see(7.0, &failed)[0].stage, Stage::Unwanted);
+        assert_eq!(lanes.see(8.0, &revoked(1, "a"))[0].stage, Stage::Revoked);
     }
 
     #[test]

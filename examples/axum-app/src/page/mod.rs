@@ -11,6 +11,8 @@ mod traffic;
 mod wire;
 mod words;
 
+use std::time::Instant;
+
 use serde_json::Value;
 
 pub(crate) use board::Board;
@@ -27,6 +29,13 @@ impl Page {
     /// to the service from outside. `means` says what follows from it.
     pub fn note(&self, words: impl Into<String>, means: impl Into<String>) {
         self.0.note(words.into(), means.into());
+    }
+
+    /// Tells apart, in the count of failed requests, those that were done on purpose: `explain` is
+    /// asked with the instant at which such a request began, while it ends. Only the first call
+    /// counts.
+    pub fn explain(&self, explain: impl Fn(Instant) -> bool + Send + Sync + 'static) {
+        self.0.traffic().explained_by(Box::new(explain));
     }
 
     /// Buttons to show, as the page's script expects them: `{"token", "deeds": [{"name", "title",

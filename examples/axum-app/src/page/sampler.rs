@@ -1,7 +1,7 @@
 //! Looks every half second.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use leasehold::{HealthState, LastError};
 use serde::Serialize;
@@ -9,9 +9,13 @@ use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
 use super::board::{Board, seconds};
+use super::traffic::Counts;
 use crate::health::Probe;
+use crate::latency::Latencies;
 
 const EVERY: Duration = Duration::from_millis(500);
+/// What one figure sums up: a percentile of half a second says little.
+const RECENT: Duration = Duration::from_secs(3);
 /// A pool that has no connection to give by then is asked again with the next sample.
 const COUNT_WITHIN: Duration = Duration::from_millis(400);
 
@@ -24,12 +28,15 @@ pub(crate) struct Sample {
     pub(crate) failed: u64,
     pub(crate) ok_total: u64,
     pub(crate) failed_total: u64,
-    /// Of them, those before somebody first did harm on purpose.
-    pub(crate) failed_before_harm: u64,
+    /// Of the failed, those that somebody did on purpose.
+    pub(crate) explained: u64,
+    pub(crate) explained_total: u64,
     /// Latencies; `None`: no request.
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
     max_ms: Option<f64>,
+    /// Of the last [`RECENT`], not of this sample alone.
+    recent_p99_ms: Option<f64>,
     state: HealthState,
     pub(crate) generation: u64,
     username: String,
@@ -68,6 +75,7 @@ struct Vault {
 pub(crate) async fn sample(board: Board, probe: Probe, pool: PgPool) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut recent = VecDeque::new();
     loop {
         ticks.tick().await;
         let vault = async {
@@ -78,31 +86,40 @@ pub(crate) async fn sample(board: Board, probe: Probe, pool: PgPool) {
             Some(Vault { reachable: vault.reachable, sealed: vault.sealed })
         };
         let (vault, connections) = tokio::join!(vault, connections(&board, &pool));
-        board.sampled(look(&board, &probe, vault, connections));
+        let traffic = board.traffic().take();
+        let now = Instant::now();
+        recent.push_back((now, traffic.latencies.clone()));
+        recent.retain(|(taken, _)| now.duration_since(*taken) < RECENT);
+        let mut latencies = Latencies::default();
+        for (_, some) in &recent {
+            latencies.merge(some);
+        }
+        board.sampled(look(&probe, traffic, &latencies, vault, connections));
     }
 }
 
 fn look(
-    board: &Board,
     probe: &Probe,
+    traffic: Counts,
+    recent: &Latencies,
     vault: Option<Vault>,
     connections: Option<BTreeMap<u64, i64>>,
 ) -> Sample {
     let health = probe.provider().health();
     let token = probe.session().token_state();
-    let traffic = board.traffic().take();
-    let any = traffic.ok + traffic.failed > 0;
-    let ms = |latency: Duration| any.then(|| (latency.as_secs_f64() * 100_000.0).round() / 100.0);
+    let share = |of: &Latencies, share| (!of.is_empty()).then(|| ms(of.percentile(share)));
     Sample {
         at: 0.0,
         ok: traffic.ok,
         failed: traffic.failed,
         ok_total: 0,
         failed_total: 0,
-        failed_before_harm: 0,
-        p50_ms: ms(traffic.latencies.percentile(0.50)),
-        p99_ms: ms(traffic.latencies.percentile(0.99)),
-        max_ms: ms(traffic.latencies.max()),
+        explained: traffic.explained,
+        explained_total: 0,
+        p50_ms: share(&traffic.latencies, 0.50),
+        p99_ms: share(&traffic.latencies, 0.99),
+        max_ms: share(&traffic.latencies, 1.0),
+        recent_p99_ms: share(recent, 0.99),
         state: health.state,
         generation: health.generation,
         username: health.username,
@@ -126,6 +143,10 @@ fn look(
         },
         vault,
     }
+}
+
+fn ms(latency: Duration) -> f64 {
+    (latency.as_secs_f64() * 100_000.0).round() / 100.0
 }
 
 /// The sessions of our logins. Any login may count those of others; it needs no right for that.

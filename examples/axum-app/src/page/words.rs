@@ -106,9 +106,16 @@ pub(crate) fn of(event: &Event) -> Told {
             format!("Login no. {generation} drains: {} left", connections(*remaining)),
             "Draining: who works on an old connection may finish; it is closed on its return.",
         ),
-        Event::Drained { generation, took, forced, left } => (
+        Event::Drained { generation, left, .. } if *left > 0 => (
             "drained",
-            if forced.is_empty() && *left == 0 { Tone::Drain } else { Tone::Warn },
+            Tone::Warn,
+            format!("Login no. {generation}: {} left at the deadline", connections(*left)),
+            "They could not be closed in time. The login is revoked all the same, which may end what \
+             still runs on them.",
+        ),
+        Event::Drained { generation, took, forced, .. } => (
+            "drained",
+            if forced.is_empty() { Tone::Drain } else { Tone::Warn },
             match forced.len() {
                 0 => format!("Login no. {generation} is drained, after {}", time(*took)),
                 n => format!("Login no. {generation}: {} cut off at the deadline", connections(n)),
@@ -275,6 +282,19 @@ mod tests {
         };
         assert_eq!(swapped(1, Reason::Start).words, "The service starts on login no. 1, v-x");
         assert_eq!(swapped(2, Reason::MaxTtl).words, "Login no. 2 took over: v-x");
+    }
+
+    #[test]
+    fn a_drain_that_leaves_connections_does_not_claim_to_be_complete() {
+        let drained = |left| {
+            let (took, forced) = (Duration::from_secs(1), Vec::new());
+            of(&Event::Drained { generation: 3, took, forced, left })
+        };
+        assert_eq!(drained(0).words, "Login no. 3 is drained, after 1 s");
+        let told = drained(1);
+        assert_eq!(told.words, "Login no. 3: 1 connection left at the deadline");
+        assert_eq!((told.kind, told.tone), ("drained", Tone::Warn));
+        assert!(!told.means.contains("no connection"), "{}", told.means);
     }
 
     #[test]

@@ -6,18 +6,23 @@ use std::time::Duration;
 use clap::Parser;
 
 /// Starts OpenBao and Postgres, runs the example service on them under a small load, with database
-/// logins that live for 6 to 12 seconds, and tells what happens. Ctrl-C ends it in order.
+/// logins that live for some seconds, and tells what happens. Ctrl-C ends it in order.
 #[derive(Debug, Parser)]
 #[command(name = "cargo demo --", bin_name = "cargo demo --", version, after_help = AFTER_HELP)]
 pub(crate) struct Args {
     /// End by itself after this time, such as 20s or 1m30s. The exit code is 0 only if no query
-    /// failed, nothing was left behind and, from 12 s on, a rotation occurred
+    /// failed, nothing was left behind and, where it was longer than a login lives, a rotation occurred
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub(crate) run_for: Option<Duration>,
 
     /// Use a Vault or OpenBao and a Postgres that are there already
     #[arg(long)]
     pub(crate) external: bool,
+
+    /// How long a login lives with all its renewals, on the demo's own servers; without one half of
+    /// that
+    #[arg(long, value_name = "DURATION", default_value = "12s", value_parser = lives)]
+    pub(crate) lives: Duration,
 
     /// Clients that send requests, one at a time each
     #[arg(long, value_name = "N", default_value_t = 6,
@@ -59,6 +64,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Shorter, and nobody could follow it.
+fn lives(text: &str) -> Result<Duration, String> {
+    let lives = duration(text)?;
+    if lives < Duration::from_secs(4) {
+        return Err("must be 4s or more".to_owned());
+    }
+    Ok(lives)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +97,7 @@ mod tests {
             (&["--for", "soon"][..], "20s or 1m30s"),
             (&["--for", "0s"], "more than zero"),
             (&["--for"], "DURATION"),
+            (&["--lives", "1s"], "4s or more"),
             (&["--workers", "0"], "1..=256"),
             (&["--nonsense"], "--nonsense"),
         ] {

@@ -81,7 +81,8 @@ impl Deed {
         match self {
             Self::RevokeLease | Self::DropRole => {
                 "What was in flight on it may fail. Watch the lanes: a check on a connection finds \
-                 its user gone, and a new login takes over, usually within a second."
+                 its user gone, and nothing can be asked until a new login takes over, usually \
+                 within a second."
             }
             Self::KillToken => {
                 "What was in flight may fail. Watch the log: the service gets another pass, and a \
@@ -129,6 +130,12 @@ struct Done {
     failures: u64,
 }
 
+impl Done {
+    fn reaches(&self, request_begun: Instant) -> bool {
+        self.deed != Deed::Mend && self.until.is_none_or(|until| request_begun <= until)
+    }
+}
+
 impl Record {
     /// Noted before it is done: failures may be quicker than the answer.
     fn begin(&self, deed: Deed) {
@@ -136,26 +143,34 @@ impl Record {
         self.done().push(Done { deed, until, failures: 0 });
     }
 
-    /// What was done at once has been done now; a mending ends what lasts.
-    fn ended(&self, deed: Deed) {
+    /// What was done at once has been done now; a mending ends what lasts; what was refused does
+    /// not last.
+    fn ended(&self, deed: Deed, refused: bool) {
         let until = Some(Instant::now() + REACH);
-        for done in self.done().iter_mut() {
-            let lasting = deed == Deed::Mend && done.deed.lasts() && done.until.is_none();
-            if lasting || (done.deed == deed && !deed.lasts()) {
-                done.until = until;
-            }
+        let mut record = self.done();
+        if deed == Deed::Mend {
+            let lasting = record.iter_mut().filter(|d| d.deed.lasts() && d.until.is_none());
+            lasting.for_each(|done| done.until = until);
+        } else if (refused || !deed.lasts())
+            && let Some(latest) = record.iter_mut().rev().find(|done| done.deed == deed)
+        {
+            latest.until = until;
         }
     }
 
     /// Puts a failure down to the latest harm that reaches it. False: to none.
     pub(crate) fn explains(&self, request_begun: Instant) -> bool {
         let mut record = self.done();
-        let mut harms = record.iter_mut().rev().filter(|done| done.deed != Deed::Mend);
-        let harm = harms.find(|done| done.until.is_none_or(|until| request_begun <= until));
+        let harm = record.iter_mut().rev().find(|done| done.reaches(request_begun));
         harm.is_some_and(|harm| {
             harm.failures += 1;
             true
         })
+    }
+
+    /// Whether a failure would be put down to a harm.
+    pub(crate) fn reaches(&self, request_begun: Instant) -> bool {
+        self.done().iter().any(|done| done.reaches(request_begun))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -210,12 +225,15 @@ impl Harm {
         let task = tokio::spawn(async move {
             let _one = harm.0.one.lock().await;
             harm.0.record.begin(deed);
-            let outcome = match tokio::time::timeout(WITHIN, harm.0.harm(deed)).await {
+            let outcome = tokio::time::timeout(WITHIN, harm.0.harm(deed)).await;
+            // Without an answer it may have been done.
+            let refused = matches!(outcome, Ok(Err(_)));
+            let outcome = match outcome {
                 Ok(Ok(())) => Ok(sentence(deed)),
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(format!("no answer within {WITHIN:?}; press \"Mend all\" first")),
             };
-            harm.0.record.ended(deed);
+            harm.0.record.ended(deed, refused);
             outcome
         });
         task.await.unwrap_or_else(|e| Err(e.to_string()))
@@ -287,15 +305,16 @@ mod tests {
     fn a_failure_is_put_down_to_the_latest_harm_that_reaches_it() {
         let record = Record::default();
         record.begin(Deed::RevokeLease);
-        record.ended(Deed::RevokeLease);
+        record.ended(Deed::RevokeLease, false);
+        assert!(record.reaches(Instant::now()));
         assert!(record.explains(Instant::now()));
         assert!(!record.explains(Instant::now() + REACH + Duration::from_secs(1)));
         record.begin(Deed::SealVault);
-        record.ended(Deed::SealVault);
+        record.ended(Deed::SealVault, false);
         let far = Instant::now() + Duration::from_secs(3600);
         assert!(record.explains(far), "it lasts until it is mended");
         record.begin(Deed::Mend);
-        record.ended(Deed::Mend);
+        record.ended(Deed::Mend, false);
         assert!(!record.explains(far));
         assert!(record.explains(Instant::now()));
         assert_eq!(
@@ -305,6 +324,15 @@ mod tests {
                 "after you sealed Vault: 2 queries failed"
             ]
         );
+    }
+
+    #[test]
+    fn a_harm_that_was_refused_does_not_last() {
+        let record = Record::default();
+        record.begin(Deed::SealVault);
+        record.ended(Deed::SealVault, true);
+        assert!(record.reaches(Instant::now()));
+        assert!(!record.reaches(Instant::now() + REACH + Duration::from_secs(1)));
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, 
         Tint::Good,
         format!("open http://{address}/ in a browser: it shows all of this, once the servers run"),
     );
-    let place = if args.external { Place::External } else { Place::embedded(console).await? };
+    let place =
+        if args.external { Place::External } else { Place::embedded(console, args.lives).await? };
     let config = place.config(address).await?;
 
     let tally = Tally::default();
@@ -47,6 +48,8 @@ pub(crate) async fn demo(args: &Args, console: &Console) -> Result<Vec<String>, 
     let record = Record::default();
     let harm = place.harm(provider.clone(), record.clone());
     if let Some(harm) = harm.clone() {
+        let record = record.clone();
+        service.page().explain(move |begun| record.reaches(begun));
         let routes = buttons(address, harm, service.page(), console.clone());
         service = service.with_routes(routes);
     }

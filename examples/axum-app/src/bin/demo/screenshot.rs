@@ -11,10 +11,18 @@ const WIDTH: u32 = 1280;
 const HEIGHT: u32 = 1220;
 /// For a slow machine.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Two logins have gone, one is being emptied: that is what the page is about.
-const WORTH_A_PICTURE: &str =
-    "return document.querySelectorAll('#lanes [data-stage=revoked]').length >= 2
-    && document.querySelector('#lanes [data-stage=draining]') !== null";
+/// Two logins have gone, one is being emptied: that is what the page is about. The table, the
+/// sentence and the picture say the same.
+const WORTH_A_PICTURE: &str = "
+    const leaving = document.querySelector('#lanes [data-stage=draining]');
+    const current = document.querySelector('#lanes [data-stage=current]');
+    if (!leaving || !current || document.querySelectorAll('#lanes [data-stage=revoked]').length < 2) {
+        return false;
+    }
+    const text = (id) => document.getElementById(id).textContent;
+    return text('next').startsWith(`No. ${leaving.dataset.generation} is being emptied`)
+        && text('sentence').includes(`login no.\u{a0}${current.dataset.generation},`)
+        && text('timeline').includes(`No. ${leaving.dataset.generation} being emptied`);";
 
 /// Writes `page-light.png` and `page-dark.png` into `directory`.
 pub(crate) async fn take(url: String, directory: &Path) -> Result<(), Box<dyn Error>> {
@@ -24,14 +32,20 @@ pub(crate) async fn take(url: String, directory: &Path) -> Result<(), Box<dyn Er
         browser.prefer(&[("prefers-color-scheme", scheme)]).await?;
         browser.open(&url).await?;
         let deadline = Instant::now() + PATIENCE;
-        while browser.run(WORTH_A_PICTURE).await? != true {
+        let picture = loop {
+            if browser.run(WORTH_A_PICTURE).await? == true {
+                let picture = browser.picture().await?;
+                // And still: it was so while it was taken.
+                if browser.run(WORTH_A_PICTURE).await? == true {
+                    break picture;
+                }
+            }
             if Instant::now() > deadline {
                 return Err(format!("no login was being emptied within {PATIENCE:?}").into());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let path = directory.join(format!("page-{scheme}.png"));
-        tokio::fs::write(&path, browser.picture().await?).await?;
+        };
+        tokio::fs::write(directory.join(format!("page-{scheme}.png")), picture).await?;
     }
     browser.close().await
 }
