@@ -271,7 +271,10 @@ mod tests {
         let (pool, message) = ("pool-1".to_owned(), String::new());
         let changed = lanes.see(3.0, &Event::ProofFailed { pool, rejected: true, message });
         assert_eq!((&*changed[0].username, changed[0].stage), ("b", Stage::Unwanted));
-        lanes.see(4.0, &Event::Revoked { generation: None, username: "b".to_owned() });
+        lanes.see(
+            4.0,
+            &Event::Revoked { generation: None, username: "b".to_owned(), queued: false },
+        );
         lanes.see(5.0, &issued("c"));
         lanes.see(5.0, &swapped(2, "c"));
         let (took, forced) = (Duration::from_secs(1), Vec::new());
