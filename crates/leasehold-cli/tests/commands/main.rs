@@ -8,5 +8,7 @@ mod exec;
 mod import;
 mod log;
 mod program;
+#[path = "../common/signals.rs"]
+mod signals;
 mod terminal;
 mod watch;

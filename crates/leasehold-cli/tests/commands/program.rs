@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use leasehold_testkit::{DatabaseSpec, RoleSpec, Stack, TestDb, eventually};
 use rustix::process::{Pid, Signal, kill_process};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use crate::signals;
 
 pub(crate) const LEASEHOLD: &str = env!("CARGO_BIN_EXE_leasehold");
 /// For a busy machine, the download of a first run included.
@@ -41,22 +40,10 @@ pub(crate) async fn leasehold(db: &TestDb, arguments: &[&str]) -> Command {
 
 /// `leasehold` with an empty environment.
 pub(crate) fn plain(arguments: &[&str]) -> Command {
-    heed_signals();
+    signals::heed();
     let mut command = Command::new(LEASEHOLD);
     command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).args(arguments);
     command
-}
-
-/// A runner in the background (`nohup`, `&`) ignores signals, what it starts inherits that, and the
-/// program leaves ignored what was. A signal with a handler is the default again in a child.
-fn heed_signals() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
-            let end_as_usual = Arc::new(AtomicBool::new(true));
-            signal_hook::flag::register_conditional_default(signal, end_as_usual).unwrap();
-        }
-    });
 }
 
 /// No lease, no login, no session and no token of this database is left.

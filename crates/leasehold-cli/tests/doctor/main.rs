@@ -9,3 +9,5 @@ mod found_in_vault;
 mod leaves_nothing;
 mod orphans;
 mod run;
+#[path = "../common/signals.rs"]
+mod signals;

@@ -74,6 +74,7 @@ impl Doctor {
     }
 
     pub(crate) fn command(&self) -> Command {
+        crate::signals::heed();
         let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
         command.env_clear().envs(self.env.iter().map(|(n, v)| (n, v))).args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
