@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{approle, config, database, database_with, session};
 use leasehold::{CredentialSource, ErrorKind, RevokeMode};
-use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec};
+use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec, eventually};
 use leasehold_vault::{Auth, Session, VaultConfig};
 
 const S: Duration = Duration::from_secs(1);
@@ -147,6 +147,9 @@ async fn a_sealed_server_and_one_that_is_gone_are_told_apart() {
     assert_eq!(session.health().await.sealed, Some(true));
 
     stack.kill_vault().await.expect("kill");
+    // A connection that was kept open may break under one more request, whose answer is then lost.
+    let gone = async || Ok(!session.health().await.reachable);
+    eventually("the server is out of reach", Duration::from_secs(60), gone).await.expect("gone");
     let e = source.issue().await.expect_err("gone");
     assert_eq!(e.kind(), ErrorKind::Unreachable, "{e}");
     assert!(e.to_string().contains(&stack.vault_addr()), "{e}");

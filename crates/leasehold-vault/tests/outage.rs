@@ -69,8 +69,9 @@ impl World {
             self.rotators.iter().all(|r| r.provider().health().state == HealthState::Ready)
                 && self.session.token_state().lost.is_none()
         };
-        // Nobody does anything for it, and it does not take long.
-        self.sim.until(Duration::from_secs(330), all_ready).await;
+        // Nobody does anything for it, and it does not take long: a refused login is tried again
+        // within 5 min, and behind it a mint that was held up meanwhile.
+        self.sim.until(Duration::from_secs(300 + 120), all_ready).await;
     }
 }
 
