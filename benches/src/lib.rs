@@ -10,6 +10,7 @@ pub mod matrix;
 mod pools;
 mod report;
 mod sockets;
+pub mod stats;
 mod weather;
 mod world;
 

@@ -14,6 +14,7 @@ use crate::AnyError;
 use crate::args::{Args, FaultKind};
 use crate::chronicle::Told;
 use crate::load::Op;
+use crate::stats;
 use crate::world::Left;
 
 /// The figures of one run. Absent where only an admin could tell.
@@ -277,9 +278,7 @@ fn sorted<'a>(ops: impl Iterator<Item = &'a Op>) -> Vec<Duration> {
 }
 
 fn quantile(sorted: &[Duration], q: f64) -> Option<u64> {
-    let last = sorted.len().checked_sub(1)?;
-    let at = (last as f64 * q).round() as usize;
-    u64::try_from(sorted.get(at)?.as_micros()).ok()
+    u64::try_from(stats::quantile(sorted, q)?.as_micros()).ok()
 }
 
 /// The longest time in which nothing was committed.
