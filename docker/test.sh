@@ -22,7 +22,7 @@ image() { # NAMED OFFICIAL STAND-IN WHAT
     for found in "$2" "$3"; do
         if docker image inspect "$found" >/dev/null 2>&1; then echo "$found"; return; fi
     done
-    if timeout 300 docker pull --quiet "$2" >/dev/null 2>&1; then echo "$2"; return; fi
+    if timeout 120 docker pull --quiet "$2" >/dev/null 2>&1; then echo "$2"; return; fi
     docker/build.sh "$4" | tail -n 1
 }
 bao=$(image "${LEASEHOLD_BAO_IMAGE:-}" openbao/openbao:2.7.2 leasehold-local/openbao:2.7.2 openbao)
