@@ -10,6 +10,7 @@ use rustix::process::{Pid, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::Instant;
 
+use crate::deadline;
 use crate::signals::{Caught, Signals, exit_code};
 use crate::terminal::tell;
 
@@ -68,7 +69,7 @@ impl Running {
             tokio::select! {
                 status = self.child.wait() => return status,
                 caught = signals.next() => self.hand_on(caught),
-                () = until(self.kill_at) => {
+                () = deadline::passed(self.kill_at) => {
                     tell(&format!(
                         "killing the command, {:?} after it was asked to end again",
                         self.kill_after
@@ -97,13 +98,6 @@ impl Running {
             }
             self.asked_to_end = true;
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -29,10 +29,7 @@ impl Failure {
 
     /// An error and what caused it, on one line, behind what was being done.
     pub(crate) fn of(doing: &str, error: &dyn Error) -> Self {
-        let causes = std::iter::successors(error.source(), |e| (*e).source());
-        Self::new(
-            causes.fold(format!("{doing}: {error}"), |line, cause| format!("{line}: {cause}")),
-        )
+        Self::new(format!("{doing}: {}", with_causes(error)))
     }
 
     /// Says it on stderr.
@@ -40,6 +37,12 @@ impl Failure {
         crate::terminal::tell(&self.to_string());
         ExitCode::from(self.code)
     }
+}
+
+/// An error and what caused it, on one line.
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |e| (*e).source());
+    causes.fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
 
 impl fmt::Display for Failure {

@@ -5,6 +5,7 @@
 mod args;
 mod child;
 mod completions;
+mod deadline;
 mod dev;
 mod doctor;
 mod env_file;

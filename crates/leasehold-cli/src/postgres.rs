@@ -2,7 +2,6 @@
 
 mod tls;
 
-use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
 use crate::terminal::tell;
 
 /// Name lookup, TCP, TLS and login together. A server under load takes its time.
@@ -358,8 +357,7 @@ fn refusal(e: tokio_postgres::Error) -> Refusal {
         let (code, message) = (db.code().code().to_owned(), db.message().to_owned());
         return Refusal::Refused { code, message };
     }
-    let causes = std::iter::successors(e.source(), |e| (*e).source());
-    let text = causes.fold(e.to_string(), |line, cause| format!("{line}: {cause}"));
+    let text = with_causes(&e);
     match tls::mend(&e) {
         Some(mend) => Refusal::Tls(text, mend.to_owned()),
         None => Refusal::Unreachable(text),
@@ -376,10 +374,7 @@ pub(crate) fn tls_mend(error: &(dyn std::error::Error + 'static)) -> Option<&'st
 pub(crate) fn said(e: &tokio_postgres::Error) -> String {
     match e.as_db_error() {
         Some(db) => format!("{} ({})", db.message(), db.code().code()),
-        None => {
-            let causes = std::iter::successors(e.source(), |e| (*e).source());
-            causes.fold(e.to_string(), |line, cause| format!("{line}: {cause}"))
-        }
+        None => with_causes(e),
     }
 }
 

@@ -13,6 +13,7 @@ use leasehold_vault::{Session, TokenState};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::deadline;
 use crate::failure::Failure;
 use crate::postgres::{Place, Server};
 use crate::signals::Signals;
@@ -223,7 +224,7 @@ impl Watch {
                     Key::Quit => break,
                 },
                 _ = signals.ending() => break,
-                () = at(until) => break,
+                () = deadline::passed(until) => break,
             }
         }
         Ok((view, rehearsal))
@@ -256,12 +257,5 @@ impl Watch {
             view.event(&event, &self.now(rehearsal));
         }
         report
-    }
-}
-
-async fn at(until: Option<Instant>) {
-    match until {
-        Some(until) => tokio::time::sleep_until(until).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,23 +1,19 @@
 //! Nothing is left behind, whatever way a process ends.
-//!
-//! The process that ends is this very program, run again for the one test `a_child_holds_servers`.
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
+mod child;
+
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Child;
 
 use leasehold_testkit::Stack;
-
-const ROLE: &str = "LEASEHOLD_TEST_END";
 
 /// Does nothing but in the processes that the other tests start.
 #[test]
 fn a_child_holds_servers() {
-    let Ok(end) = std::env::var(ROLE) else { return };
+    let Some(end) = child::role() else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let stack = runtime.block_on(Stack::start()).unwrap();
     if end == "restarted, paused, killed" {
@@ -28,21 +24,13 @@ fn a_child_holds_servers() {
             stack.pause_vault().await.unwrap();
         });
     }
-    println!(
-        "\nHOLDS {} {} 127.0.0.1:{}",
+    let what = format!(
+        "{} {} 127.0.0.1:{}",
         stack.dir().unwrap().display(),
         stack.vault_addr().trim_start_matches("http://"),
         stack.pg_port()
     );
-    match end.as_str() {
-        "return" => {}
-        "panic" => panic!("on request"),
-        "exit" => std::process::exit(0),
-        "abort" => std::process::abort(),
-        _ => loop {
-            std::thread::park(); // until killed
-        },
-    }
+    child::holds(&what, &end);
 }
 
 struct Held {
@@ -52,19 +40,8 @@ struct Held {
 }
 
 fn hold(end: &str) -> Held {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_child_holds_servers", "--nocapture"])
-        .env(ROLE, end)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = lines
-        .map_while(Result::ok)
-        .find_map(|l| l.strip_prefix("HOLDS ").map(str::to_owned))
-        .expect("the child says what it holds");
-    let mut words = line.split(' ');
+    let (child, told) = child::start(end, None);
+    let mut words = told.split(' ');
     let dir = PathBuf::from(words.next().unwrap());
     let servers = words.map(|w| w.parse().unwrap()).collect();
     Held { child, dir, servers }
@@ -73,20 +50,12 @@ fn hold(end: &str) -> Held {
 impl Held {
     fn nothing_is_left(mut self, end: &str) {
         let _ = self.child.wait();
-        let begun = Instant::now();
-        loop {
+        child::nothing_is_left(end, || {
             // A paused server still has its port, so a free port is a server gone.
-            let alive = self.servers.iter().filter(|s| TcpStream::connect(s).is_ok()).count();
-            if alive == 0 && !self.dir.exists() {
-                return;
-            }
-            assert!(
-                begun.elapsed() < Duration::from_secs(60),
-                "{end}: {alive} servers and {} left",
-                self.dir.display()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            let alive = self.servers.iter().filter(|s| TcpStream::connect(s).is_ok());
+            let dir = self.dir.exists().then(|| self.dir.display().to_string());
+            alive.map(ToString::to_string).chain(dir).collect()
+        });
     }
 }
 

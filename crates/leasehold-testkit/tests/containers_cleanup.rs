@@ -1,23 +1,19 @@
 //! No container and no network is left behind, whatever way a process ends. Only with the feature
 //! `containers`. Looks with the `docker` command.
-//!
-//! The process that ends is this very program, run again for the one test `a_child_holds_servers`.
 
 #![cfg(feature = "containers")]
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+mod child;
+
+use std::process::{Child, Command};
 
 use leasehold_testkit::Stack;
-
-const ROLE: &str = "LEASEHOLD_TEST_END";
 
 /// Does nothing but in the processes that the other tests start.
 #[test]
 fn a_child_holds_servers() {
-    let Ok(end) = std::env::var(ROLE) else { return };
+    let Some(end) = child::role() else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let stack = runtime.block_on(Stack::containers()).unwrap();
     if end == "stopped and paused" {
@@ -26,29 +22,9 @@ fn a_child_holds_servers() {
             stack.pause_vault().await.unwrap();
         });
     }
-    println!("\nHOLDS");
-    match end.as_str() {
-        // Dropped after its runtime, and where there is none.
-        "return" => drop(runtime),
-        "panic" => panic!("on request"),
-        "exit" => std::process::exit(0),
-        _ => loop {
-            std::thread::park(); // until killed
-        },
-    }
-}
-
-/// A child that has told that its servers run.
-fn hold(end: &str, path: Option<&str>) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "a_child_holds_servers", "--nocapture"]).env(ROLE, end);
-    if let Some(path) = path {
-        child.env("PATH", path);
-    }
-    let mut child = child.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap() == "HOLDS"), "the child ended early");
-    child
+    child::holds("containers", &end);
+    // The stack is dropped after its runtime, and where there is none.
+    drop(runtime);
 }
 
 fn docker(arguments: &[&str]) -> String {
@@ -67,20 +43,12 @@ fn of(child: &Child) -> Vec<String> {
 
 fn nothing_is_left(mut child: Child, end: &str) {
     child.wait().unwrap();
-    let begun = Instant::now();
-    loop {
-        let left = of(&child);
-        if left.is_empty() {
-            return;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{end}: {left:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    child::nothing_is_left(end, || of(&child));
 }
 
 #[test]
 fn nothing_is_left_after_return_panic_and_exit() {
-    let children = ["return", "panic", "exit"].map(|end| (hold(end, None), end));
+    let children = ["return", "panic", "exit"].map(|end| (child::start(end, None).0, end));
     for (child, end) in children {
         nothing_is_left(child, end);
     }
@@ -88,7 +56,7 @@ fn nothing_is_left_after_return_panic_and_exit() {
 
 #[test]
 fn nothing_is_left_after_sigkill_of_stopped_and_paused_servers() {
-    let mut child = hold("stopped and paused", None);
+    let mut child = child::start("stopped and paused", None).0;
     assert_eq!(of(&child).len(), 3, "two containers and a network");
     child.kill().unwrap();
     nothing_is_left(child, "SIGKILL");
@@ -113,8 +81,8 @@ fn the_next_start_removes_what_the_dead_have_left_and_nothing_else() {
     let networks = || docker(&["network", "ls", "--format", "{{.Name}}"]);
 
     // Where no `docker` command is found, nobody removes what is left at once.
-    let mut dead = hold("killed", Some("/nonexistent"));
-    let mut living = hold("killed", None);
+    let mut dead = child::start("killed", Some("/nonexistent")).0;
+    let mut living = child::start("killed", None).0;
     dead.kill().unwrap();
     dead.wait().unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -148,6 +148,7 @@ async fn in_all_states<T>(
                 // It comes back while the call is under way.
                 Server::IsSlow => {
                     let resume = async {
+                        // How long it is slow: nothing happens that could be waited for.
                         tokio::time::sleep(Duration::from_millis(10)).await;
                         db.stack().resume_vault().await.expect("resume");
                     };

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::clock::Time;
-use crate::credential::Issued;
+use crate::clock::{Clock, Time};
+use crate::credential::{Issued, Parent};
 use crate::machine::{Login, Minted, Policy, policy};
 use crate::once::Once;
 use crate::source::{ErrorKind, SourceError};
@@ -87,33 +87,17 @@ impl Once {
             if login.renewal.at.is_none_or(|at| now < at) {
                 let wake = [login.renewal.at, login.effective_end()].into_iter().flatten().min();
                 tokio::select! {
-                    () = async {
-                        match wake {
-                            Some(at) => clock.sleep_towards(at).await,
-                            None => std::future::pending().await,
-                        }
-                    } => {}
-                    _ = async {
-                        match &mut parent {
-                            Some(parent) => parent.changed().await,
-                            None => std::future::pending().await,
-                        }
-                    } => {}
+                    () = until(clock, wake) => {}
+                    () = changed(&mut parent) => {}
                 }
                 continue;
             }
             let asked = login.terms.ttl.unwrap_or_default();
             let sent = clock.now();
-            let over = login.effective_end();
             let answer = tokio::select! {
                 answer = source.renew(&issued.lease, asked) => answer,
                 // A source that never answers: the login is over all the same.
-                () = async {
-                    match over {
-                        Some(at) => clock.sleep_until(at).await,
-                        None => std::future::pending().await,
-                    }
-                } => continue,
+                () = until(clock, login.effective_end()) => continue,
             };
             let now = clock.now();
             match answer {
@@ -129,6 +113,22 @@ impl Once {
                 }
             }
         }
+    }
+}
+
+/// For ever where there is nothing to wait for.
+async fn until(clock: &Clock, at: Option<Time>) {
+    match at {
+        Some(at) => clock.sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The token of a login, if it has one, is told anew.
+async fn changed(parent: &mut Option<Parent>) {
+    match parent {
+        Some(parent) => drop(parent.changed().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -262,8 +262,8 @@ mod tests {
     ) -> Vec<String> {
         let answers = Arc::new(Mutex::new(answers.iter().copied().collect()));
         let source = Script { ttl, answers, token };
-        let begun = tokio::time::Instant::now();
-        let mut login = once_by(source, clock).await.unwrap();
+        let begun = clock.now();
+        let mut login = once_by(source, clock.clone()).await.unwrap();
         let mut told = Vec::new();
         login
             .keep(|what| {
@@ -278,7 +278,7 @@ mod tests {
                 told.push(what);
             })
             .await;
-        told.push(format!("over at {}", begun.elapsed().as_secs_f64().round()));
+        told.push(format!("over at {}", (clock.now() - begun).as_secs_f64().round()));
         assert_eq!(login.remaining(), Some(Duration::ZERO));
         drop(login.end().await);
         told
@@ -356,10 +356,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_the_server_lost_is_over_at_once() {
         let answers = Arc::new(Mutex::new([Err(ErrorKind::LeaseLost)].into_iter().collect()));
-        let mut login = once_by(Script { ttl: 60, answers, token: None }, clock()).await.unwrap();
-        let begun = tokio::time::Instant::now();
+        let clock = clock();
+        let source = Script { ttl: 60, answers, token: None };
+        let mut login = once_by(source, clock.clone()).await.unwrap();
+        let begun = clock.now();
         login.keep(|_| {}).await;
-        assert!(begun.elapsed() < s(60));
+        assert!(clock.now() - begun < s(60));
         drop(login.end().await);
     }
 

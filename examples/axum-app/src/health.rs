@@ -99,6 +99,6 @@ pub(crate) async fn ready(State(probe): State<Probe>) -> (StatusCode, Json<Value
 }
 
 /// Seconds, to the millisecond.
-fn seconds(duration: Duration) -> f64 {
+pub(crate) fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

@@ -55,7 +55,7 @@ pub(super) async fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut journey = Journey::prepare(args)?;
     let mut report = Report::new(args.json);
     let stop = signals()?;
-    for step in ALL {
+    for &step in ALL {
         let finding = journey.step(step, &report, stop.clone()).await;
         report.add(step, finding);
     }

@@ -2,132 +2,66 @@
 
 use Step::*;
 
-/// One thing that is looked at. The names that people and programs see are [`id`](Step::id)s, which
-/// stay the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    Address,
-    Tls,
-    Server,
-    Login,
-    Token,
-    PolicyCreds,
-    PolicyRenew,
-    PolicyRevoke,
-    PolicyToken,
-    Engine,
-    Role,
-    PostgresAddress,
-    Issue,
-    Ttl,
-    TokenLife,
-    PostgresTls,
-    PostgresLogin,
-    Privileges,
-    Obstacles,
-    ValidUntil,
-    Clocks,
-    Renew,
-    Revoke,
-    Gone,
-    SetRole,
-    Logout,
+macro_rules! steps {
+    ($($step:ident = $id:literal: $what:literal,)*) => {
+        /// One thing that is looked at.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Step {
+            $($step,)*
+        }
+
+        /// All of them, in their order.
+        pub(super) const ALL: &[Step] = &[$($step,)*];
+
+        impl Step {
+            /// The name that people and programs see, which stays the same.
+            pub(super) fn id(self) -> &'static str {
+                match self {
+                    $($step => $id,)*
+                }
+            }
+
+            pub(super) fn what(self) -> &'static str {
+                match self {
+                    $($step => $what,)*
+                }
+            }
+        }
+    };
 }
 
-/// All of them. Revoking and logging out come last and need only what they undo, so that whatever
-/// fails before them nothing is left behind.
-pub(super) const ALL: [Step; 26] = [
-    Address,
-    Tls,
-    Server,
-    Login,
-    Token,
-    PolicyCreds,
-    PolicyRenew,
-    PolicyRevoke,
-    PolicyToken,
-    Engine,
-    Role,
-    PostgresAddress,
-    Issue,
-    Ttl,
-    TokenLife,
-    PostgresTls,
-    PostgresLogin,
-    Privileges,
-    Obstacles,
-    ValidUntil,
-    Clocks,
-    Renew,
-    Revoke,
-    Gone,
-    SetRole,
-    Logout,
-];
+// Revoking and logging out come last and need only what they undo, so that whatever fails before
+// them nothing is left behind.
+steps! {
+    Address = "address": "something listens at Vault's address",
+    Tls = "tls": "the way to Vault is encrypted and its certificate trusted",
+    Server = "server": "it is Vault or OpenBao, initialised and unsealed",
+    Login = "login": "Vault lets this identity in",
+    Token = "token": "the token is of a kind that leases can live on",
+    PolicyCreds = "policy-creds": "the policy lets logins be issued",
+    PolicyRenew = "policy-renew": "the policy lets leases be renewed",
+    PolicyRevoke = "policy-revoke": "the policy lets leases be revoked",
+    PolicyToken = "policy-token": "the policy lets the token be renewed and given back",
+    Engine = "engine": "a database engine is mounted there",
+    Role = "role": "the role's definition",
+    PostgresAddress = "postgres-address": "something listens at Postgres's address",
+    Issue = "issue": "Vault makes a login",
+    Ttl = "ttl": "the lease is long enough for the grace",
+    TokenLife = "token-life": "the token lives as long as the lease",
+    PostgresTls = "postgres-tls": "the way to Postgres is encrypted and its certificate trusted",
+    PostgresLogin = "postgres-login": "Postgres takes the login",
+    Privileges = "privileges": "the login may do what is needed",
+    Obstacles = "obstacles": "nothing stands in the way of dropping the login",
+    ValidUntil = "valid-until": "Postgres takes the login until the lease ends",
+    Clocks = "clocks": "the clocks agree",
+    Renew = "renew": "the lease can be renewed",
+    Revoke = "revoke": "the lease can be revoked",
+    Gone = "gone": "the revoked login is refused",
+    SetRole = "set-role": "a session has no rights once its login is revoked",
+    Logout = "logout": "the token is given back",
+}
 
 impl Step {
-    pub(super) fn id(self) -> &'static str {
-        match self {
-            Address => "address",
-            Tls => "tls",
-            Server => "server",
-            Login => "login",
-            Token => "token",
-            PolicyCreds => "policy-creds",
-            PolicyRenew => "policy-renew",
-            PolicyRevoke => "policy-revoke",
-            PolicyToken => "policy-token",
-            Engine => "engine",
-            Role => "role",
-            PostgresAddress => "postgres-address",
-            Issue => "issue",
-            Ttl => "ttl",
-            TokenLife => "token-life",
-            PostgresTls => "postgres-tls",
-            PostgresLogin => "postgres-login",
-            Privileges => "privileges",
-            Obstacles => "obstacles",
-            ValidUntil => "valid-until",
-            Clocks => "clocks",
-            Renew => "renew",
-            Revoke => "revoke",
-            Gone => "gone",
-            SetRole => "set-role",
-            Logout => "logout",
-        }
-    }
-
-    pub(super) fn what(self) -> &'static str {
-        match self {
-            Address => "something listens at Vault's address",
-            Tls => "the way to Vault is encrypted and its certificate trusted",
-            Server => "it is Vault or OpenBao, initialised and unsealed",
-            Login => "Vault lets this identity in",
-            Token => "the token is of a kind that leases can live on",
-            PolicyCreds => "the policy lets logins be issued",
-            PolicyRenew => "the policy lets leases be renewed",
-            PolicyRevoke => "the policy lets leases be revoked",
-            PolicyToken => "the policy lets the token be renewed and given back",
-            Engine => "a database engine is mounted there",
-            Role => "the role's definition",
-            PostgresAddress => "something listens at Postgres's address",
-            Issue => "Vault makes a login",
-            Ttl => "the lease is long enough for the grace",
-            TokenLife => "the token lives as long as the lease",
-            PostgresTls => "the way to Postgres is encrypted and its certificate trusted",
-            PostgresLogin => "Postgres takes the login",
-            Privileges => "the login may do what is needed",
-            Obstacles => "nothing stands in the way of dropping the login",
-            ValidUntil => "Postgres takes the login until the lease ends",
-            Clocks => "the clocks agree",
-            Renew => "the lease can be renewed",
-            Revoke => "the lease can be revoked",
-            Gone => "the revoked login is refused",
-            SetRole => "a session has no rights once its login is revoked",
-            Logout => "the token is given back",
-        }
-    }
-
     /// What has to have gone well before it makes sense.
     pub(super) fn needs(self) -> &'static [Self] {
         match self {

@@ -277,12 +277,6 @@ pub fn is_drained(event: &Event) -> bool {
 
 /// Waits until `holds`; fails loudly after a long time.
 pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    if tokio::time::timeout(LIMIT, wait).await.is_err() {
-        panic!("never: {what}");
-    }
+    let asked = leasehold_testkit::eventually(what, LIMIT, async || Ok(holds().await)).await;
+    asked.unwrap_or_else(|e| panic!("never: {e}"));
 }

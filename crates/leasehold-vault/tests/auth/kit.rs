@@ -143,8 +143,9 @@ impl Life {
 
 /// The current login opens a connection. If a swap comes in between, the next one has to.
 async fn works(db: &TestDb, provider: &CredentialProvider) {
+    let mut swaps = provider.subscribe();
     loop {
-        let now = provider.current().clone();
+        let now = swaps.latest();
         let login = now.credential();
         match db.connect(login.username(), login.expose_password()).await {
             Ok(_) => return,
@@ -152,7 +153,8 @@ async fn works(db: &TestDb, provider: &CredentialProvider) {
                 // It may be dead, on a machine that stood still; then it is replaced.
                 let known = now.is_dead() || provider.health().expires_in == Some(Duration::ZERO);
                 assert!(known, "login {} does not work: {e}", now.number());
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                let swap = tokio::time::timeout(PATIENCE, swaps.changed()).await;
+                swap.expect("it is replaced").expect("the rotator runs");
             }
             Err(_) => {}
         }

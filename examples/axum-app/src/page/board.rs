@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use leasehold::Event;
 use serde::Serialize;
@@ -13,6 +13,7 @@ use super::lanes::Lanes;
 use super::sampler::Sample;
 use super::traffic::Traffic;
 use super::words::{self, Tone};
+use crate::health::seconds;
 
 /// Samples that are kept: five minutes, at two a second.
 const SAMPLES: usize = 600;
@@ -197,8 +198,4 @@ impl Seen {
             let _ = to.send((what, json.into()));
         }
     }
-}
-
-pub(crate) fn seconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

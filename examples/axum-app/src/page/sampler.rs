@@ -8,9 +8,9 @@ use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::MissedTickBehavior;
 
-use super::board::{Board, seconds};
+use super::board::Board;
 use super::traffic::Counts;
-use crate::health::Probe;
+use crate::health::{Probe, seconds};
 use crate::latency::Latencies;
 
 const EVERY: Duration = Duration::from_millis(500);
