@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+pub mod capacity;
 mod chronicle;
 mod load;
 pub mod matrix;
