@@ -12,6 +12,7 @@ mod pools;
 mod report;
 mod sockets;
 pub mod stats;
+pub mod trees;
 mod weather;
 mod world;
 
