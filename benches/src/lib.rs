@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+pub mod capacity;
 mod chronicle;
 mod load;
 pub mod matrix;
@@ -11,6 +12,7 @@ mod pools;
 mod report;
 mod sockets;
 pub mod stats;
+pub mod trees;
 mod weather;
 mod world;
 

@@ -1,29 +1,29 @@
 //! One call to the server: built from an endpoint, sent, bounded, counted and classified.
 //!
-//! Requests are made by vaultrs' and rustify's machinery (paths, version, namespace) and sent by
-//! our own client instead of theirs, because that one drops `Retry-After`, bounds neither the time
-//! nor the size of an answer, carries the token along to another host on a redirect, keeps whole
-//! bodies in its errors, and logs each failing call several times at ERROR.
+//! By reqwest, and no Vault client above it: the one there is (vaultrs) drops `Retry-After`, bounds
+//! neither the time nor the size of an answer, carries the token along to another host on a
+//! redirect, keeps whole bodies in its errors, logs each failing call several times at ERROR, and
+//! is two dozen crates for what is left then.
 
 use std::time::{Duration, SystemTime};
 
 use leasehold::clock::Clock;
 use leasehold::{ErrorKind, SourceError};
-use reqwest::header::{DATE, HOST, LOCATION, RETRY_AFTER};
+use reqwest::Method;
+use reqwest::header::{DATE, HOST, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Attempt;
-use rustify::Endpoint;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tracing::Instrument;
-use url::Origin;
-use vaultrs::api::EndpointMiddleware;
-use zeroize::{Zeroize, Zeroizing};
+use url::{Origin, Url};
+use zeroize::Zeroizing;
 
 use crate::call::Call;
 use crate::calls::{CallCounts, Calls};
 use crate::classify::{Answer, Failure, Op, classify, malformed, no_answer};
 use crate::client::{self, Target};
 use crate::config::{ConfigError, MINT_TIMEOUT_TOO_LONG, VaultConfig};
+use crate::endpoints::{Endpoint, append};
 use crate::limit::Limiter;
 use crate::metrics::Meter;
 use crate::mint_time::{self, MintTime};
@@ -44,7 +44,7 @@ pub(crate) struct Api {
     shown: String,
     /// What comes before `/v1` where a proxy serves the API under a path; usually empty.
     prefix: String,
-    middle: EndpointMiddleware,
+    namespace: Option<String>,
     calls: Calls,
     pub(crate) meter: Meter,
     limiter: Option<Limiter>,
@@ -90,13 +90,7 @@ impl Api {
             shown: target.shown(),
             target,
             prefix: url.path().trim_end_matches('/').to_owned(),
-            middle: EndpointMiddleware {
-                // The token is set below, in a header that is marked sensitive.
-                token: String::new(),
-                version: "v1".to_owned(),
-                wrap: None,
-                namespace,
-            },
+            namespace,
             calls: Calls::default(),
             meter: Meter::new(name.into()),
             limiter: config.rate_limit.map(Limiter::new),
@@ -149,7 +143,8 @@ impl Api {
         let Some(timeout) = time.for_answer(self.clock.now(), self.mint_timeout) else {
             return Err(too_late(ErrorKind::Timeout, "it took too long to get to ask").into());
         };
-        let request = self.request(path, endpoint, &self.middle, Some(token), timeout)?;
+        let request =
+            self.request(path, endpoint, self.namespace.as_deref(), Some(token), timeout)?;
         read(Op::Issue, path, &self.answer(Op::Issue, path, request, Some(token)).await?)
     }
 
@@ -162,7 +157,7 @@ impl Api {
         token: Option<&Token>,
         timeout: Duration,
     ) -> Result<Reply, Failure> {
-        let request = self.request(path, endpoint, &self.middle, token, timeout)?;
+        let request = self.request(path, endpoint, self.namespace.as_deref(), token, timeout)?;
         if let Some(limiter) = &self.limiter {
             // Each of these is one of a kind and has its own pace, and a session that waits for
             // its token waits for all.
@@ -208,7 +203,7 @@ impl Api {
             body: &reply.body,
             retry_after: reply.retry_after,
             location: reply.location.as_deref(),
-            namespace: self.middle.namespace.as_deref(),
+            namespace: self.namespace.as_deref(),
             sent: &sent,
         };
         Err(classify(op, path, &answer))
@@ -223,8 +218,7 @@ impl Api {
         timeout: Duration,
     ) -> Result<Reply, SourceError> {
         self.calls.count(Op::Health);
-        let middle = EndpointMiddleware { namespace: None, ..self.middle.clone() };
-        let request = self.request(path, endpoint, &middle, None, timeout)?;
+        let request = self.request(path, endpoint, None, None, timeout)?;
         let call = Call::begin(Op::Health, path, &self.clock, &self.meter);
         let reply = self.send(&call, Op::Health, path, request);
         let reply = reply.instrument(call.span.clone()).await;
@@ -232,25 +226,32 @@ impl Api {
         reply
     }
 
-    fn request(
+    fn request<E: Endpoint>(
         &self,
         path: &str,
-        endpoint: impl Endpoint,
-        middle: &EndpointMiddleware,
+        endpoint: E,
+        namespace: Option<&str>,
         token: Option<&Token>,
         timeout: Duration,
     ) -> Result<reqwest::Request, SourceError> {
-        // Its errors are dropped, as they may hold the request.
+        // Causes are dropped, as they may hold the request.
         let bad = || {
             let message = format!("{path} makes no valid request path: check mount and role");
             SourceError::new(ErrorKind::Other, message)
         };
-        let built = endpoint.with_middleware(middle).request(&self.target.origin);
-        let mut request =
-            reqwest::Request::try_from(built.map_err(|_| bad())?).map_err(|_| bad())?;
-        if !self.prefix.is_empty() {
-            let full = format!("{}{}", self.prefix, request.url().path());
-            request.url_mut().set_path(&full);
+        let mut url = Url::parse(&self.target.origin).map_err(|_| bad())?;
+        // By segments: a name with a `?` or `#` in it must not begin another part of the URL.
+        url.path_segments_mut().map_err(|()| bad())?.extend(endpoint.path().split('/'));
+        url.set_path(&format!("{}/v1{}", self.prefix, url.path()));
+        let method = Method::from_bytes(E::METHOD.as_bytes()).map_err(|_| bad())?;
+        let mut request = reqwest::Request::new(method, url);
+        let mut body = endpoint.body().ok_or_else(bad)?;
+        *request.body_mut() = Some(std::mem::take(&mut *body).into());
+        // Some servers ask for it, against requests that a browser was tricked into.
+        request.headers_mut().insert("x-vault-request", HeaderValue::from_static("true"));
+        if let Some(namespace) = namespace {
+            let value = HeaderValue::from_str(namespace).map_err(|_| bad())?;
+            request.headers_mut().insert("x-vault-namespace", value);
         }
         if let Some(host) = &self.target.host {
             request.headers_mut().insert(HOST, host.clone());
@@ -327,18 +328,6 @@ fn collect_secrets(value: Value, into: &mut Vec<Zeroizing<String>>) {
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-}
-
-/// Grows by hand: `Vec` would free the old memory with what it held.
-fn append(body: &mut Vec<u8>, chunk: &[u8]) {
-    let needed = body.len() + chunk.len();
-    if needed > body.capacity() {
-        let mut larger = Vec::with_capacity(needed.max(2 * body.capacity()));
-        larger.extend_from_slice(body);
-        body.zeroize();
-        *body = larger;
-    }
-    body.extend_from_slice(chunk);
 }
 
 fn size(bytes: usize) -> String {

@@ -10,10 +10,9 @@ use leasehold::{
     Credential, CredentialSource, ErrorKind, Issued, Lease, RevokeMode, SourceError, to_its_end,
 };
 use tracing::{debug, warn};
-use vaultrs::api::database::requests::GenerateCredentialsRequest;
 
 use crate::classify::{Op, malformed};
-use crate::endpoints::{CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
+use crate::endpoints::{Creds, CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
 use crate::mint_time::{self, MintTime};
 use crate::privileges::{self, Missing, Need, Teller};
 use crate::session::Session;
@@ -114,8 +113,7 @@ impl Role {
     async fn mint(self: Arc<Self>, time: MintTime) -> Result<Issued, SourceError> {
         let api = self.session.api();
         let call = async |token| {
-            let request =
-                GenerateCredentialsRequest { mount: self.mount.clone(), name: self.role.clone() };
+            let request = Creds { mount: self.mount.clone(), role: self.role.clone() };
             api.mint(&self.path, request, &token, time).await
         };
         let ready_by = Some(time.ready_by());

@@ -1,160 +1,342 @@
-//! What goes over the wire, where vaultrs has no endpoint or drops what we need.
+//! What goes over the wire.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use leasehold::{ErrorKind, LoginForm, SourceError};
-use rustify_derive::Endpoint;
-use serde::Deserialize;
-use zeroize::Zeroizing;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
 
-/// A login by AppRole. vaultrs has one too, whose copy of the secret_id is not wiped.
-#[derive(Endpoint)]
-#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+/// A request: what is asked, of which path, with the fields as its body.
+pub(crate) trait Endpoint: Serialize + Sized {
+    const METHOD: &str = "GET";
+
+    /// Below `/v1/`. Characters that no path can hold are encoded later.
+    fn path(&self) -> String;
+
+    /// The fields as JSON; empty where there are none. `None` if they can't be written as such.
+    fn body(self) -> Option<Zeroizing<Vec<u8>>> {
+        let mut body = Wiped(Zeroizing::new(Vec::with_capacity(1024)));
+        serde_json::to_writer(&mut body, &self).ok()?;
+        if body.0.as_slice() == b"{}" {
+            body.0.clear();
+        }
+        Some(body.0)
+    }
+}
+
+/// Writes into memory of ours.
+struct Wiped(Zeroizing<Vec<u8>>);
+
+impl Write for Wiped {
+    fn write(&mut self, chunk: &[u8]) -> io::Result<usize> {
+        append(&mut self.0, chunk);
+        Ok(chunk.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Grows by hand: `Vec` would free the old memory with what it held.
+pub(crate) fn append(body: &mut Vec<u8>, chunk: &[u8]) {
+    let needed = body.len() + chunk.len();
+    if needed > body.capacity() {
+        let mut larger = Vec::with_capacity(needed.max(2 * body.capacity()));
+        larger.extend_from_slice(body);
+        body.zeroize();
+        *body = larger;
+    }
+    body.extend_from_slice(chunk);
+}
+
+/// A login by AppRole.
+#[derive(Serialize)]
 pub(crate) struct AppRoleLogin {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) mount: String,
     pub(crate) role_id: String,
     /// Not sent if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) secret_id: Option<Zeroizing<String>>,
 }
 
+impl Endpoint for AppRoleLogin {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        format!("auth/{}/login", self.mount)
+    }
+}
+
 /// The present login of a static role.
-#[derive(Endpoint)]
-#[endpoint(path = "{self.mount}/static-creds/{self.role}")]
+#[derive(Serialize)]
 pub(crate) struct StaticCreds {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) mount: String,
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) role: String,
 }
 
+impl Endpoint for StaticCreds {
+    fn path(&self) -> String {
+        format!("{}/static-creds/{}", self.mount, self.role)
+    }
+}
+
 /// A secret of a KV engine, or what is known about it: any path that is read.
-#[derive(Endpoint)]
-#[endpoint(path = "{self.path}")]
+#[derive(Serialize)]
 pub(crate) struct ReadPath {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) path: String,
+}
+
+impl Endpoint for ReadPath {
+    fn path(&self) -> String {
+        self.path.clone()
+    }
 }
 
 /// A new version of a secret of a KV engine of version 2.
-#[derive(Endpoint)]
-#[endpoint(path = "{self.path}", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct WriteSecret {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) path: String,
-    #[endpoint(raw)]
+    #[serde(skip)]
     pub(crate) body: Vec<u8>,
 }
 
+impl Endpoint for WriteSecret {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        self.path.clone()
+    }
+    fn body(self) -> Option<Zeroizing<Vec<u8>>> {
+        Some(self.body.into())
+    }
+}
+
 /// A login by Kubernetes, or by JWT/OIDC.
-#[derive(Endpoint)]
-#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct JwtLogin {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) mount: String,
     pub(crate) role: String,
     pub(crate) jwt: Zeroizing<String>,
 }
 
+impl Endpoint for JwtLogin {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        format!("auth/{}/login", self.mount)
+    }
+}
+
 /// A login by user name and password.
-#[derive(Endpoint)]
-#[endpoint(path = "auth/{self.mount}/login/{self.username}", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct UserpassLogin {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) mount: String,
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) username: String,
     pub(crate) password: Zeroizing<String>,
 }
 
+impl Endpoint for UserpassLogin {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        format!("auth/{}/login/{}", self.mount, self.username)
+    }
+}
+
 /// A login by the certificate of the connection.
-#[derive(Endpoint)]
-#[endpoint(path = "auth/{self.mount}/login", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct CertLogin {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) mount: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<String>,
 }
 
+impl Endpoint for CertLogin {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        format!("auth/{}/login", self.mount)
+    }
+}
+
 /// A login with a body that the application made.
-#[derive(Endpoint)]
-#[endpoint(path = "{self.path}", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct CustomLogin {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) path: String,
-    #[endpoint(raw)]
+    #[serde(skip)]
     pub(crate) body: Vec<u8>,
 }
 
+impl Endpoint for CustomLogin {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        self.path.clone()
+    }
+    fn body(self) -> Option<Zeroizing<Vec<u8>>> {
+        Some(self.body.into())
+    }
+}
+
 /// What a wrapping token was made for. Does not use it up, and needs no other token.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/wrapping/lookup", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct WrapLookup {
     pub(crate) token: Zeroizing<String>,
 }
 
+impl Endpoint for WrapLookup {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        "sys/wrapping/lookup".to_owned()
+    }
+}
+
 /// What is behind the calling token, once.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/wrapping/unwrap", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct Unwrap {}
 
+impl Endpoint for Unwrap {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        "sys/wrapping/unwrap".to_owned()
+    }
+}
+
 /// More time for a lease.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/leases/renew", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct RenewLease {
     pub(crate) lease_id: String,
     /// Whole seconds.
     pub(crate) increment: u64,
 }
 
+impl Endpoint for RenewLease {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        "sys/leases/renew".to_owned()
+    }
+}
+
 /// The end of a lease. `sync` is the server's default, and said all the same.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/leases/revoke", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct RevokeLease {
     pub(crate) lease_id: String,
     pub(crate) sync: bool,
 }
 
+impl Endpoint for RevokeLease {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        "sys/leases/revoke".to_owned()
+    }
+}
+
 /// What the calling token is.
-#[derive(Endpoint)]
-#[endpoint(path = "auth/token/lookup-self")]
+#[derive(Serialize)]
 pub(crate) struct LookupSelf {}
 
+impl Endpoint for LookupSelf {
+    fn path(&self) -> String {
+        "auth/token/lookup-self".to_owned()
+    }
+}
+
 /// More time for the calling token.
-#[derive(Endpoint)]
-#[endpoint(path = "auth/token/renew-self", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct RenewSelf {
     /// Whole seconds.
     pub(crate) increment: u64,
 }
 
+impl Endpoint for RenewSelf {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        "auth/token/renew-self".to_owned()
+    }
+}
+
 /// The leases under a prefix.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/leases/lookup/{self.prefix}", method = "LIST")]
+#[derive(Serialize)]
 pub(crate) struct LeasesUnder {
-    #[endpoint(skip)]
+    #[serde(skip)]
     pub(crate) prefix: String,
 }
 
+impl Endpoint for LeasesUnder {
+    const METHOD: &str = "LIST";
+    fn path(&self) -> String {
+        format!("sys/leases/lookup/{}", self.prefix)
+    }
+}
+
 /// What is known of a lease.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/leases/lookup", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct LookupLease {
     pub(crate) lease_id: String,
 }
 
+impl Endpoint for LookupLease {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        "sys/leases/lookup".to_owned()
+    }
+}
+
 /// What the calling token may do, in the namespace of the request.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/capabilities-self", method = "POST")]
+#[derive(Serialize)]
 pub(crate) struct CapabilitiesSelf {
     pub(crate) paths: Vec<String>,
 }
 
+impl Endpoint for CapabilitiesSelf {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        "sys/capabilities-self".to_owned()
+    }
+}
+
 /// Active, standby, sealed, uninitialised. Needs no token.
-#[derive(Endpoint)]
-#[endpoint(path = "sys/health")]
+#[derive(Serialize)]
 pub(crate) struct Health {}
+
+impl Endpoint for Health {
+    fn path(&self) -> String {
+        "sys/health".to_owned()
+    }
+}
+
+/// A new login of a dynamic role.
+#[derive(Serialize)]
+pub(crate) struct Creds {
+    #[serde(skip)]
+    pub(crate) mount: String,
+    #[serde(skip)]
+    pub(crate) role: String,
+}
+
+impl Endpoint for Creds {
+    fn path(&self) -> String {
+        format!("{}/creds/{}", self.mount, self.role)
+    }
+}
+
+/// The end of the calling token.
+#[derive(Serialize)]
+pub(crate) struct RevokeSelf {}
+
+impl Endpoint for RevokeSelf {
+    const METHOD: &str = "POST";
+    fn path(&self) -> String {
+        "auth/token/revoke-self".to_owned()
+    }
+}
 
 /// The answer to a mint. All optional: a reply that lacks something still has to be understood
 /// well enough to give back the lease that it tells of.
@@ -337,11 +519,34 @@ pub(crate) fn whole_seconds(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
     fn an_increment_is_rounded_up_and_never_zero() {
         let ms = |ms| whole_seconds(Duration::from_millis(ms));
         assert_eq!((ms(0), ms(1), ms(1000), ms(1001)), (1, 1, 1, 2));
+    }
+
+    #[test]
+    fn a_body_is_what_is_no_part_of_the_path() {
+        let text = |body: Option<Zeroizing<Vec<u8>>>| String::from_utf8(body.unwrap().to_vec());
+        let login = |secret_id| AppRoleLogin {
+            mount: "approle".to_owned(),
+            role_id: "app".to_owned(),
+            secret_id,
+        };
+        let long = format!(r#"{{"role_id":"app","secret_id":"{}"}}"#, "s".repeat(2000));
+        assert_eq!(text(login(Some("s".repeat(2000).into())).body()).unwrap(), long);
+        assert_eq!(text(login(None).body()).unwrap(), r#"{"role_id":"app"}"#);
+        assert_eq!(
+            (login(None).path().as_str(), AppRoleLogin::METHOD),
+            ("auth/approle/login", "POST")
+        );
+        assert!(RevokeSelf {}.body().unwrap().is_empty());
+        let creds = Creds { mount: "database".to_owned(), role: "app".to_owned() };
+        assert_eq!((creds.path().as_str(), Creds::METHOD), ("database/creds/app", "GET"));
+        assert!(creds.body().unwrap().is_empty());
     }
 }

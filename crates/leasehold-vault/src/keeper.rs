@@ -9,12 +9,11 @@ use leasehold::{ErrorKind, SourceError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
-use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
 
 use crate::api::Api;
 use crate::auth::AuthMethod;
 use crate::classify::{Failure, Op};
-use crate::endpoints::{AuthReply, LookupReply, LookupSelf, whole_seconds};
+use crate::endpoints::{AuthReply, LookupReply, LookupSelf, RenewSelf, RevokeSelf, whole_seconds};
 use crate::epoch::Epoch;
 use crate::schedule;
 use crate::token::{Token, TokenGrant};
@@ -490,7 +489,7 @@ async fn renew_token(
     increment: u64,
     timeout: Duration,
 ) -> Result<Duration, Failure> {
-    let request = RenewTokenSelfRequest { increment: Some(format!("{increment}s")) };
+    let request = RenewSelf { increment };
     let reply = api.json(Op::TokenRenew, RENEW_PATH, request, Some(token), timeout);
     let AuthReply { auth } = reply.await?;
     Ok(Duration::from_secs(auth.lease_duration))
@@ -509,7 +508,7 @@ async fn look_at_token(
 
 /// Succeeds for a token that is dead already.
 async fn revoke_token(api: &Api, token: &Token) -> Result<(), SourceError> {
-    let request = RevokeTokenSelfRequest {};
+    let request = RevokeSelf {};
     let call = api.call(Op::TokenRevoke, REVOKE_PATH, request, Some(token), api.request_timeout);
     match call.await {
         Ok(_) | Err(Failure::TokenDead(_)) => Ok(()),

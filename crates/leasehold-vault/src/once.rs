@@ -9,15 +9,15 @@ use leasehold::{
     CredentialSource, ErrorKind, Issued, Lease, Once, Parent, ParentState, RevokeMode, SourceError,
 };
 use tokio::sync::watch;
-use vaultrs::api::database::requests::GenerateCredentialsRequest;
-use vaultrs::api::token::requests::RevokeTokenSelfRequest;
 
 use crate::api::Api;
 use crate::auth::{Auth, AuthMethod};
 use crate::classify::{Failure, Op};
 use crate::config::VaultConfig;
 use crate::dynamic::minted;
-use crate::endpoints::{CredsReply, LeaseReply, RenewLease, RevokeLease, whole_seconds};
+use crate::endpoints::{
+    Creds, CredsReply, LeaseReply, RenewLease, RevokeLease, RevokeSelf, whole_seconds,
+};
 use crate::token::{Token, TokenGrant};
 
 /// Logs in, issues one login of the dynamic role `role` of the engine mounted at `mount`, and
@@ -105,8 +105,7 @@ impl CredentialSource for OneShot {
         let TokenGrant { token, ttl, own, batch, .. } = self.auth.login(&self.api).await?;
         let grant = Grant { token: token.clone(), ours: own && !batch };
         *self.grant.lock().unwrap_or_else(PoisonError::into_inner) = Some(grant);
-        let request =
-            GenerateCredentialsRequest { mount: self.mount.clone(), name: self.role.clone() };
+        let request = Creds { mount: self.mount.clone(), role: self.role.clone() };
         let timeout = self.api.mint_timeout;
         let reply = self.api.json(Op::Issue, &self.path, request, Some(&token), timeout);
         let reply: CredsReply = reply.await.map_err(Failure::into_error)?;
@@ -154,7 +153,7 @@ impl CredentialSource for OneShot {
             return Vec::new();
         };
         let path = "auth/token/revoke-self";
-        let (request, timeout) = (RevokeTokenSelfRequest {}, self.api.request_timeout);
+        let (request, timeout) = (RevokeSelf {}, self.api.request_timeout);
         let revoked = self.api.call(Op::TokenRevoke, path, request, Some(&token), timeout).await;
         match revoked {
             Ok(_) | Err(Failure::TokenDead(_)) => Vec::new(),

@@ -62,7 +62,7 @@ async fn a_renewal_that_fails_for_now_is_retried_within_the_tokens_life_and_not_
     until(|| issued.parent.as_ref().is_some_and(|p| p.state().ends > first_end)).await;
     let counts = session.calls();
     assert_eq!((counts.login, counts.token_renew), (1, 4), "{counts:?}");
-    assert!(script.requests(RENEW)[0].contains(r#"{"increment":"4s"}"#));
+    assert!(script.requests(RENEW)[0].contains(r#"{"increment":4}"#));
 }
 
 #[tokio::test]

@@ -21,12 +21,11 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use leasehold::{ErrorKind, SourceError};
-use vaultrs::api::token::requests::RevokeTokenSelfRequest;
 
 use crate::api::Api;
 use crate::classify::{Op, malformed};
 use crate::config::ConfigError;
-use crate::endpoints::AuthData;
+use crate::endpoints::{AuthData, RevokeSelf};
 use crate::token::{Token, TokenGrant};
 
 pub use secret_id::SecretId;
@@ -258,7 +257,7 @@ async fn from_login(api: &Api, path: &str, auth: &AuthData) -> Result<TokenGrant
     if let Err(e) = usable {
         // Ours, and of no use. If that fails it ends by its TTL.
         let path = "auth/token/revoke-self";
-        let revoke = RevokeTokenSelfRequest {};
+        let revoke = RevokeSelf {};
         let call = api.call(Op::TokenRevoke, path, revoke, Some(&token), api.request_timeout);
         let _ = call.await;
         return Err(e);
