@@ -25,6 +25,7 @@ fn twenty_providers_ask_for_what_they_need_a_few_at_a_time_and_leave_nothing() {
     assert_eq!(row["requests"], requests, "{report}");
     assert!(row["mints_at_once"].as_u64().unwrap() <= 16, "{report}");
     assert!(row["heap_kib"].as_f64().unwrap() < 20.0, "{report}");
+    assert_eq!(row["tasks"], 3.0, "{report}");
     for none in ["requests_at_rest", "unclean", "tasks_left"] {
         assert_eq!(row[none], 0, "{report}");
     }

@@ -3,19 +3,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leasehold::clock::Clock;
 use leasehold::{Credential, CredentialSource, Issued, Lease, RevokeMode, Rotator, SourceError};
 use leasehold_drill::AnyError;
 use serde::Serialize;
-use tokio::time::Instant as Virtual;
+use tokio::time::Instant;
+
+use crate::process::cpu;
 
 const HOUR: Duration = Duration::from_secs(3600);
 const TTL: Duration = HOUR;
 const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
 /// So many, as each takes its time by chance.
-const PROVIDERS: u32 = 20;
+const PROVIDERS: u32 = 8;
 
 /// What one provider asks for in an hour, with a TTL of 1 h and a maximum TTL of 24 h.
 #[derive(Clone, Debug, Serialize)]
@@ -45,11 +47,11 @@ fn id(number: u64, at: Duration) -> String {
 }
 
 thread_local! {
-    static START: Virtual = Virtual::now();
+    static START: Instant = Instant::now();
 }
 
 fn elapsed() -> Duration {
-    START.with(Virtual::elapsed)
+    START.with(Instant::elapsed)
 }
 
 impl CredentialSource for Model {
@@ -73,9 +75,8 @@ impl CredentialSource for Model {
 }
 
 pub(crate) fn follow(days: u32) -> Result<Life, AnyError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true);
-    let runtime = { runtime }.build()?;
-    runtime.block_on(async {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_time().start_paused(true).build()?.block_on(async {
         elapsed();
         let clock = Clock::with_wall(|| std::time::UNIX_EPOCH + elapsed());
         let model = Model::default();
@@ -84,9 +85,9 @@ pub(crate) fn follow(days: u32) -> Result<Life, AnyError> {
             let builder = Rotator::builder(model.clone()).name(n.to_string());
             rotators.push(builder.clock(clock.clone()).start().await?);
         }
-        let begun = Instant::now();
+        let before = cpu()?;
         tokio::time::sleep(MAX_TTL * days).await;
-        let took = begun.elapsed();
+        let took = cpu()? - before;
         let hours = f64::from(PROVIDERS * days * 24);
         // Those of the end are not the schedule's.
         let per_hour = |count: &AtomicU64| count.load(Relaxed) as f64 / hours;
