@@ -150,8 +150,7 @@ impl Api {
             let e = too_late(ErrorKind::Throttled, "rate_limit lets no request through for now");
             return Err(e.retry_after(wait).into());
         }
-        let late =
-            || too_late(ErrorKind::Throttled, "max_in_flight requests are not answered yet");
+        let late = || too_late(ErrorKind::Throttled, "max_in_flight requests are not answered yet");
         let turn = async { Ok(self.lanes.enter(Op::Issue).await) };
         let pass = mint_time::by(&self.clock, time.ready_by(), turn, late).await?;
         if !wanted() {
@@ -162,7 +161,9 @@ impl Api {
             return Err(too_late(ErrorKind::Timeout, "it took too long to get to ask").into());
         };
         let request = self.request(path, endpoint, &self.middle, Some(token), timeout)?;
-        read(Op::Issue, path, &self.answer(pass, Op::Issue, path, request, Some(token)).await?)
+        // Boxed, as below: what waits for its turn has no need of the room yet.
+        let answer = Box::pin(self.answer(pass, Op::Issue, path, request, Some(token)));
+        read(Op::Issue, path, &answer.await?)
     }
 
     /// Makes one call; anything but a 2xx is an error.
@@ -185,7 +186,7 @@ impl Api {
             }
         }
         let pass = self.lanes.enter(op).await;
-        self.answer(pass, op, path, request, token).await
+        Box::pin(self.answer(pass, op, path, request, token)).await
     }
 
     async fn answer(

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use leasehold::clock::Clock;
-use leasehold::{Credential, CredentialSource, Issued, Lease, Parent, ParentState, Rotator, SourceError};
+use leasehold::{
+    Credential, CredentialSource, Issued, Lease, Parent, ParentState, Rotator, SourceError,
+};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use tokio::runtime::Handle;
 use tokio::sync::watch;

@@ -144,12 +144,7 @@ async fn database(stack: &Stack, roles: usize) -> Result<TestDb, AnyError> {
     Ok(db)
 }
 
-async fn process(
-    db: &TestDb,
-    providers: usize,
-    pools: Pools,
-    rest: u64,
-) -> Result<Seen, AnyError> {
+async fn process(db: &TestDb, providers: usize, pools: Pools, rest: u64) -> Result<Seen, AnyError> {
     eprintln!("{providers} providers, pools: {pools:?}");
     let task = Task {
         vault: db.vault_addr(),

@@ -213,7 +213,8 @@ impl Service {
                 sqlx = Some(leasehold_sqlx::connect_lazy(&provider, options, base())?);
             }
             Pools::PlainDeadpool => {
-                let manager = deadpool_postgres::Manager::new(with_login(config(), &provider), NoTls);
+                let manager =
+                    deadpool_postgres::Manager::new(with_login(config(), &provider), NoTls);
                 deadpool = Some(deadpool_postgres::Pool::builder(manager).build()?);
             }
             Pools::Deadpool => {
@@ -226,7 +227,7 @@ impl Service {
 
     /// Whether nothing is left.
     async fn end(self) -> bool {
-        let left = self.rotator.shutdown(Duration::from_secs(5)).await;
+        let left = self.rotator.shutdown(PATIENCE).await;
         if !left.is_clean() {
             eprintln!("shutdown: {left}");
         }

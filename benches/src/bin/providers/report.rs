@@ -41,7 +41,8 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(counts: Vec<Row>, pools: Vec<(Pools, Seen)>, schedule: Life) -> Self {
-        let alone = pools.iter().find(|(kind, _)| *kind == Pools::None).map(|(_, seen)| seen.clone());
+        let alone =
+            pools.iter().find(|(kind, _)| *kind == Pools::None).map(|(_, seen)| seen.clone());
         let of = |(kind, seen): (Pools, Seen)| {
             let alone = alone.as_ref().filter(|_| kind != Pools::None)?;
             Some(PoolCost {

@@ -25,11 +25,9 @@ struct Panicked;
 async fn caught(work: impl Future<Output = ()>) -> Result<(), Panicked> {
     let mut work = pin!(work);
     // Unwind safe: the driver is made to be found again in the middle of things.
-    std::future::poll_fn(|cx| {
-        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Ok),
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Ok),
+        Err(_) => Poll::Ready(Err(Panicked)),
     })
     .await
 }
