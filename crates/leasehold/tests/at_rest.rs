@@ -81,4 +81,10 @@ async fn a_rotator_at_rest_takes_a_few_kib_and_three_tasks() {
     assert_eq!(tasks() - tasks_before, 3 * ROTATORS);
     let later = (live() - bytes_before) / ROTATORS;
     assert!(later < 16 * 1024, "{later} bytes each after a renewal");
+
+    // What the first reader of events costs, and no other.
+    let quiet = live();
+    let _readers = [(); 10].map(|()| rotators[0].provider().events());
+    let room = live() - quiet;
+    assert!((16 * 1024..64 * 1024).contains(&room), "{room} bytes for events");
 }
