@@ -24,6 +24,7 @@ use crate::classify::{Answer, Failure, Op, classify, malformed, no_answer};
 use crate::client::{self, Target};
 use crate::config::{ConfigError, MINT_TIMEOUT_TOO_LONG, VaultConfig};
 use crate::endpoints::{Endpoint, append};
+use crate::lanes::{Lanes, Pass};
 use crate::limit::Limiter;
 use crate::metrics::Meter;
 use crate::mint_time::{self, MintTime};
@@ -48,6 +49,7 @@ pub(crate) struct Api {
     calls: Calls,
     pub(crate) meter: Meter,
     limiter: Option<Limiter>,
+    lanes: Lanes,
     clock: Clock,
     max_response: usize,
     pub(crate) request_timeout: Duration,
@@ -94,6 +96,7 @@ impl Api {
             calls: Calls::default(),
             meter: Meter::new(name.into()),
             limiter: config.rate_limit.map(Limiter::new),
+            lanes: Lanes::new(config.max_in_flight),
             clock: config.clock.clone(),
             max_response: config.max_response,
             request_timeout: config.request_timeout,
@@ -122,13 +125,14 @@ impl Api {
         read(op, path, &self.call(op, path, endpoint, token, timeout).await?)
     }
 
-    /// Asks for a login, within `time`.
+    /// Asks for a login, within `time`, and if it is still `wanted` when it can be asked for.
     pub(crate) async fn mint<R: DeserializeOwned>(
         &self,
         path: &str,
         endpoint: impl Endpoint,
         token: &Token,
         time: MintTime,
+        wanted: impl Fn() -> bool,
     ) -> Result<R, Failure> {
         let too_late = |kind, why| {
             let message = format!("{} {path}: {why}", Op::Issue.doing());
@@ -140,12 +144,21 @@ impl Api {
             let e = too_late(ErrorKind::Throttled, "rate_limit lets no request through for now");
             return Err(e.retry_after(wait).into());
         }
+        let late = || too_late(ErrorKind::Throttled, "max_in_flight requests are not answered yet");
+        let turn = async { Ok(self.lanes.enter(Op::Issue).await) };
+        let pass = mint_time::by(&self.clock, time.ready_by(), turn, late).await?;
+        if !wanted() {
+            let why = "while it waited for its turn, the one before it was answered";
+            return Err(too_late(ErrorKind::Throttled, why).into());
+        }
         let Some(timeout) = time.for_answer(self.clock.now(), self.mint_timeout) else {
             return Err(too_late(ErrorKind::Timeout, "it took too long to get to ask").into());
         };
         let request =
             self.request(path, endpoint, self.namespace.as_deref(), Some(token), timeout)?;
-        read(Op::Issue, path, &self.answer(Op::Issue, path, request, Some(token)).await?)
+        // Boxed, as below: what waits for its turn has no need of the room yet.
+        let answer = Box::pin(self.answer(pass, Op::Issue, path, request, Some(token)));
+        read(Op::Issue, path, &answer.await?)
     }
 
     /// Makes one call; anything but a 2xx is an error.
@@ -167,11 +180,13 @@ impl Api {
                 _ => limiter.turn(&self.clock).await,
             }
         }
-        self.answer(op, path, request, token).await
+        let pass = self.lanes.enter(op).await;
+        Box::pin(self.answer(pass, op, path, request, token)).await
     }
 
     async fn answer(
         &self,
+        pass: Pass<'_>,
         op: Op,
         path: &str,
         request: reqwest::Request,
@@ -180,7 +195,7 @@ impl Api {
         self.calls.count(op);
         let call = Call::begin(op, path, &self.clock, &self.meter);
         let answer = self.answer_to(&call, op, path, request, token);
-        let answer = answer.instrument(call.span.clone()).await;
+        let answer = pass.until_answered(answer.instrument(call.span.clone())).await;
         call.ended(answer.as_ref().err().map(Failure::error));
         answer
     }

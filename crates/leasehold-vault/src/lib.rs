@@ -99,6 +99,7 @@ pub mod inspect;
 mod keeper;
 mod kv;
 mod kv_entries;
+mod lanes;
 mod limit;
 #[cfg(feature = "metrics")]
 pub mod metrics;

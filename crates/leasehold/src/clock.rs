@@ -17,6 +17,10 @@ use crate::fold::Fold;
 /// which timers run, stands still while a machine is suspended.
 pub const MAX_SLEEP: Duration = Duration::from_secs(5);
 
+/// A look at the clocks costs little, and waking up for it a hundred times as much: a thousand that
+/// do so by themselves keep a core at a percent or more. A part of a second, or it is no grid.
+const TOGETHER: Duration = Duration::from_millis(250);
+
 /// An instant on a [`Clock`]'s axis, as the time since that clock was made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 #[cfg_attr(not(feature = "simulation"), derive(Hash))]
@@ -155,8 +159,17 @@ impl Clock {
     }
 
     /// Sleeps until `at`, or for [`MAX_SLEEP`], whichever is sooner. Cancel safe.
+    ///
+    /// Where `at` is further away, all who sleep on this clock wake up together, at the latest of
+    /// four instants a second that is soon enough.
     pub async fn sleep_towards(&self, at: Time) {
-        tokio::time::sleep(self.now().until(at).min(MAX_SLEEP)).await;
+        let left = self.now().until(at);
+        if left <= MAX_SLEEP {
+            return tokio::time::sleep(left).await;
+        }
+        let latest = self.0.start.elapsed() + MAX_SLEEP;
+        let past = Duration::from_nanos(u64::from(latest.subsec_nanos() % TOGETHER.subsec_nanos()));
+        tokio::time::sleep_until(self.0.start + (latest - past)).await;
     }
 
     /// Sleeps until `at`, reading both clocks at least each [`MAX_SLEEP`]. Cancel safe.
@@ -249,6 +262,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_sleeps_for_long_wakes_up_with_the_others_and_who_does_not_is_in_time() {
+        let (clock, _) = rig();
+        let far = clock.now() + Duration::from_secs(60);
+        tokio::time::advance(Duration::from_millis(130)).await;
+        let woken = async || {
+            clock.sleep_towards(far).await;
+            clock.now()
+        };
+        let late = async {
+            tokio::time::sleep(Duration::from_millis(110)).await;
+            woken().await
+        };
+        let (one, other) = tokio::join!(woken(), late);
+        assert_eq!((one, other), (Time(MAX_SLEEP), Time(MAX_SLEEP)));
+        let near = clock.now() + Duration::from_millis(4_321);
+        clock.sleep_towards(near).await;
+        assert_eq!(clock.now(), near);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_instant_has_a_time_on_the_wall_that_stays() {
         let (clock, _) = rig();
         let at = clock.now() + Duration::from_secs(60);
@@ -266,6 +299,7 @@ mod tests {
         let before = tokio::time::Instant::now();
         clock.sleep_towards(far).await;
         assert!(before.elapsed() <= MAX_SLEEP + Duration::from_millis(1));
+        assert!(before.elapsed() >= MAX_SLEEP - TOGETHER, "and not much sooner");
         wall.store(7_200_000, Ordering::SeqCst);
         let before = tokio::time::Instant::now();
         clock.sleep_until(far).await;

@@ -9,7 +9,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::clock::Clock;
 use crate::credential::Parent;
-use crate::event::Event;
+use crate::event::{Channel, Event};
 use crate::generation::Generation;
 use crate::health::{DrainHealth, Health, HealthState, LastError, PoolHealth, Status};
 use crate::hook::ManagedPool;
@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) current: ArcSwap<Generation>,
     pub(crate) swapped: watch::Sender<Arc<Generation>>,
     pub(crate) status: watch::Sender<Status>,
-    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) events: Channel,
     /// Hands an event to the driver, which tells everybody in order.
     pub(crate) emit: Box<dyn Fn(Event) + Send + Sync>,
     pub(crate) pools: Mutex<Pools>,
@@ -136,7 +136,8 @@ impl CredentialProvider {
 
     /// All that happens from now on. Bounded: a reader that lags is told by
     /// [`RecvError::Lagged`](broadcast::error::RecvError::Lagged) how many events it missed, and
-    /// holds up nobody.
+    /// holds up nobody. It may lag by 256 events, for which the first reader of a rotator pays with
+    /// some 50 KiB until the rotator and its providers are gone.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()

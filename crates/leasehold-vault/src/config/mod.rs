@@ -20,6 +20,7 @@ pub use error::ConfigError;
 pub use settings::Settings;
 use values::{Value, Values};
 
+use crate::lanes;
 use crate::limit::RateLimit;
 use crate::mint_time;
 
@@ -59,6 +60,7 @@ pub struct VaultConfig {
     pub(crate) skip_verify: bool,
     pub(crate) proxy: Option<(Cow<'static, str>, Zeroizing<String>)>,
     pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) max_in_flight: usize,
     pub(crate) max_response: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) mint_timeout: Duration,
@@ -99,6 +101,7 @@ impl VaultConfig {
             skip_verify: false,
             proxy: None,
             rate_limit: None,
+            max_in_flight: lanes::USUAL,
             max_response: MAX_RESPONSE,
             request_timeout: REQUEST_TIMEOUT,
             mint_timeout: MINT_TIMEOUT,
@@ -180,6 +183,9 @@ impl VaultConfig {
             config.mint_timeout = timeout;
         }
         config.rate_limit = values.rate("rate_limit")?;
+        if let Some(most) = values.count("max_in_flight")? {
+            config.max_in_flight = most;
+        }
         if let Some(most) = values.size("max_response")? {
             config.max_response = most;
         }
@@ -268,6 +274,21 @@ impl VaultConfig {
         self
     }
 
+    /// At most this many requests that are not answered yet, 16 by default, so that a process with
+    /// very many roles neither opens as many connections when it starts nor when it ends. Requests
+    /// for logins and secrets are counted apart from renewals and revocations, which never wait
+    /// behind them; logins of the session and calls about its own token are not counted. The rest
+    /// waits in order, before its timeout begins to run: a mint for 25 s at most, and then it is
+    /// [`Throttled`](leasehold::ErrorKind::Throttled). One that gets no answer for 10 s does not
+    /// count any more, so that a database that hangs holds up its own roles alone.
+    ///
+    /// 0 counts as 1.
+    #[must_use]
+    pub fn max_in_flight(mut self, most: usize) -> Self {
+        self.max_in_flight = most;
+        self
+    }
+
     /// The longest answer that is taken, in bytes. 1 MiB by default; what this crate asks for is
     /// answered in a few hundred bytes, and a longer answer comes from something else.
     #[must_use]
@@ -337,6 +358,7 @@ impl fmt::Debug for VaultConfig {
             .field("skip_verify", &self.skip_verify)
             .field("proxy", &self.proxy.is_some())
             .field("rate_limit", &self.rate_limit)
+            .field("max_in_flight", &self.max_in_flight)
             .field("max_response", &self.max_response)
             .field("request_timeout", &self.request_timeout)
             .field("mint_timeout", &self.mint_timeout)

@@ -66,6 +66,14 @@ pub(super) fn rate_limit(text: &str) -> Result<RateLimit, &'static str> {
     RateLimit::new(rate, burst).ok_or(NO_RATE)
 }
 
+/// "16": a number above zero.
+pub(super) fn count(text: &str) -> Result<usize, &'static str> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("is no count: write a number above zero"),
+        Ok(count) => Ok(count),
+    }
+}
+
 pub(super) fn kv_version(text: &str) -> Result<u8, &'static str> {
     match text.trim_start_matches(['v', 'V']) {
         "1" => Ok(1),
@@ -111,6 +119,10 @@ mod tests {
         assert_eq!(rate_limit("0.5:3"), Ok(RateLimit::new(0.5, Some(3)).unwrap()));
         for text in ["", "0", "-1", "NaN", "inf", "10:0", "10:x", "1e-40", "x:3"] {
             rate_limit(text).expect_err(text);
+        }
+        assert_eq!(count("16"), Ok(16));
+        for text in ["", "0", "-1", "1.5", "many", "99999999999999999999"] {
+            count(text).expect_err(text);
         }
         assert_eq!((kv_version("1"), kv_version("v2")), (Ok(1), Ok(2)));
         kv_version("3").unwrap_err();

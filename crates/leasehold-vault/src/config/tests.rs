@@ -26,6 +26,7 @@ fn sample(key: &Key) -> (&'static str, Option<&'static str>) {
         Kind::Duration => ("30s", Some("30 parsecs")),
         Kind::Size => ("64KiB", Some("large")),
         Kind::Rate => ("10:20", Some("fast")),
+        Kind::Count => ("8", Some("0")),
         Kind::KvVersion => ("2", Some("3")),
     }
 }
@@ -128,6 +129,7 @@ fn what_is_set_reaches_the_configuration() {
         ("VAULT_CLIENT_TIMEOUT", "60"),
         ("VAULT_MINT_TIMEOUT", "2m"),
         ("VAULT_RATE_LIMIT", "10:20"),
+        ("VAULT_MAX_IN_FLIGHT", "4"),
         ("VAULT_MAX_RESPONSE", "64KiB"),
         ("VAULT_CAPATH", "/etc/authorities"),
         ("VAULT_HTTP_PROXY", "http://old:1"),
@@ -139,6 +141,7 @@ fn what_is_set_reaches_the_configuration() {
     assert_eq!(config.request_timeout, Duration::from_secs(60));
     assert_eq!(config.mint_timeout, Duration::from_secs(120));
     assert_eq!(config.rate_limit, RateLimit::new(10.0, Some(20)));
+    assert_eq!(config.max_in_flight, 4);
     assert_eq!(config.max_response, 65536);
     assert!(matches!(config.ca, Some(Ca::Dir { .. })));
     assert_eq!(config.proxy.unwrap().1.as_str(), "http://new:2");
@@ -147,6 +150,7 @@ fn what_is_set_reaches_the_configuration() {
     assert_eq!(usual.proxy.unwrap().1.as_str(), "p:1");
     assert_eq!(usual.request_timeout, REQUEST_TIMEOUT, "the mint has a timeout of its own");
     assert!(!usual.skip_verify && usual.rate_limit.is_none());
+    assert_eq!(usual.max_in_flight, 16);
 }
 
 /// A rotator takes a mint that is older for lost, and asks for another.

@@ -19,6 +19,7 @@ pub(super) enum Kind {
     Duration,
     Size,
     Rate,
+    Count,
     KvVersion,
 }
 
@@ -53,6 +54,7 @@ pub(super) const KEYS: &[Key] = &[
     key("client_timeout", &[], Kind::Duration),
     key("mint_timeout", &[], Kind::Duration),
     key("rate_limit", &[], Kind::Rate),
+    key("max_in_flight", &[], Kind::Count),
     key("max_response", &[], Kind::Size),
     key("token", &[], Kind::Text),
     key("token_file", &[], Kind::Text),
@@ -207,6 +209,7 @@ impl Values {
                 Kind::Duration => drop(value.parse(parse::duration)?),
                 Kind::Size => drop(value.parse(parse::size)?),
                 Kind::Rate => drop(value.parse(parse::rate_limit)?),
+                Kind::Count => drop(value.parse(parse::count)?),
                 Kind::KvVersion => drop(value.parse(parse::kv_version)?),
             }
         }
@@ -244,6 +247,10 @@ impl Values {
 
     pub(super) fn rate(&self, name: &'static str) -> Result<Option<RateLimit>, ConfigError> {
         self.parsed(name, parse::rate_limit)
+    }
+
+    pub(super) fn count(&self, name: &'static str) -> Result<Option<usize>, ConfigError> {
+        self.parsed(name, parse::count)
     }
 
     pub(super) fn kv_version(&self) -> Result<Option<u8>, ConfigError> {

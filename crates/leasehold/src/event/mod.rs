@@ -1,5 +1,6 @@
 //! What happens, told to whoever listens.
 
+mod channel;
 mod log;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use crate::hook::Holder;
 use crate::json::{holders, one_line, seconds, seconds_if_any};
 use crate::source::{ErrorKind, SourceError};
 
+pub(crate) use channel::Channel;
 pub(crate) use log::log;
 
 /// Why a rotation was begun.

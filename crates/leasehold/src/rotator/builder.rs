@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::driver::{Driver, Wiring};
 use super::{Command, Observer, Rotator, supervisor};
 use crate::clock::Clock;
-use crate::event::Event;
+use crate::event::{Channel, Event};
 use crate::line::line;
 use crate::machine::{Machine, Policy, SHUTDOWN_WRAP_UP, StartFailure};
 use crate::provider::CredentialProvider;
 use crate::source::{DynSource, SourceError};
 
-/// How long readers of events may lag before they are told that they missed some.
-const EVENT_BACKLOG: usize = 1024;
 /// Observations waiting to be looked at; more are as good as these.
 const OBSERVATION_BACKLOG: usize = 64;
 
@@ -163,7 +161,7 @@ impl RotatorBuilder {
                 clock: self.clock,
                 runtime: runtime.clone(),
                 observers: self.observers,
-                events: broadcast::Sender::new(EVENT_BACKLOG),
+                events: Channel::default(),
                 commands: command_rx,
                 observations,
                 observation_rx,
@@ -173,7 +171,7 @@ impl RotatorBuilder {
                 refresh_wait: self.refresh_wait,
             },
         );
-        runtime.spawn(supervisor::supervise(driver, runtime.clone()));
+        runtime.spawn(supervisor::supervise(driver));
         // Dropping `started`, here at the timeout or by our caller, tells the driver to clean up.
         let outcome = tokio::time::timeout(self.start_timeout, started).await;
         let error = match outcome {

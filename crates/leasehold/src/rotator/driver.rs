@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, Span};
 
@@ -16,7 +16,7 @@ use super::fanout::{drain_everywhere, prove_everywhere};
 use super::{Command, Observer, ShutdownReport, spans};
 use crate::clock::{Clock, Time};
 use crate::credential::{Credential, Issued, Lease, Parent, ParentState};
-use crate::event::{Event, Reason};
+use crate::event::{Channel, Event, Reason};
 use crate::generation::Generation;
 use crate::health::Status;
 use crate::hook::{DrainOrder, DrainTerms, Proof};
@@ -38,7 +38,7 @@ pub(super) struct Wiring {
     pub(super) clock: Clock,
     pub(super) runtime: Handle,
     pub(super) observers: Vec<Observer>,
-    pub(super) events: broadcast::Sender<Event>,
+    pub(super) events: Channel,
     pub(super) commands: mpsc::UnboundedReceiver<Command>,
     pub(super) observations: mpsc::Sender<Observed>,
     pub(super) observation_rx: mpsc::Receiver<Observed>,
@@ -64,7 +64,7 @@ pub(super) struct Driver {
     clock: Clock,
     runtime: Handle,
     observers: Vec<Observer>,
-    events: broadcast::Sender<Event>,
+    events: Channel,
     commands: mpsc::UnboundedReceiver<Command>,
     observations: mpsc::Sender<Observed>,
     observation_rx: mpsc::Receiver<Observed>,
@@ -73,8 +73,8 @@ pub(super) struct Driver {
     last_error: watch::Sender<Option<SourceError>>,
     refresh_wait: Duration,
     shared: Option<Arc<Shared>>,
-    replies: mpsc::UnboundedSender<Reply>,
-    reply_rx: mpsc::UnboundedReceiver<Reply>,
+    replies: Replies,
+    reply_rx: mpsc::UnboundedReceiver<Box<Reply>>,
     logins: HashMap<LoginId, Held>,
     /// The rotation under way, as a span.
     rotation: Option<Span>,
@@ -123,6 +123,17 @@ enum Reply {
     Event(Event),
 }
 
+/// Boxed on their way: the channel keeps room for dozens, and there is one at a time if any.
+#[derive(Clone)]
+struct Replies(mpsc::UnboundedSender<Box<Reply>>);
+
+impl Replies {
+    /// Gives it back if there is nobody any more.
+    fn send(&self, reply: Reply) -> Result<(), Box<Reply>> {
+        self.0.send(Box::new(reply)).map_err(|mpsc::error::SendError(reply)| reply)
+    }
+}
+
 impl Driver {
     pub(super) fn new(machine: Machine, wiring: Wiring) -> Self {
         let (replies, reply_rx) = mpsc::unbounded_channel();
@@ -147,7 +158,7 @@ impl Driver {
             last_error: wiring.last_error,
             refresh_wait: wiring.refresh_wait,
             shared: None,
-            replies,
+            replies: Replies(replies),
             reply_rx,
             logins: HashMap::new(),
             rotation: None,
@@ -221,7 +232,7 @@ impl Driver {
                 Some(Input::Shutdown { deadline: self.clock.now() + ABANDONED_START })
             }
             // Before what pools see: that may be told without end, and answers are not.
-            Some(reply) = self.reply_rx.recv() => self.translate(reply),
+            Some(reply) = self.reply_rx.recv() => self.translate(*reply),
             Some(observed) = self.observation_rx.recv() => Some(Input::Observed(observed)),
             () = timer => Some(Input::Tick),
         }
@@ -383,8 +394,8 @@ impl Driver {
             spans::record_outcome(&within, &result);
             drop(within);
             let reply = Reply::Minted { attempt, sent, result };
-            if let Err(mpsc::error::SendError(reply)) = replies.send(reply) {
-                revoke_late(&*source, reply).await;
+            if let Err(reply) = replies.send(reply) {
+                revoke_late(&*source, *reply).await;
             }
         };
         let mint = mint.instrument(span);
@@ -753,8 +764,7 @@ impl Driver {
         for observer in &self.observers {
             observer(&event);
         }
-        // No receiver is fine.
-        let _ = self.events.send(event);
+        self.events.send(event);
     }
 
     fn tell_log_and_meter(&self, event: &Event) {
@@ -827,7 +837,7 @@ impl Driver {
             let event = Event::Warning { pool: None, message };
             // Not to the observers: one of them may be what panics.
             self.tell_log_and_meter(&event);
-            let _ = self.events.send(event);
+            self.events.send(event);
         } else {
             // An observer may be what panics.
             self.observers.clear();
@@ -844,9 +854,9 @@ impl Drop for Driver {
         // Credentials that came in too late to be looked at.
         self.reply_rx.close();
         while let Ok(reply) = self.reply_rx.try_recv() {
-            if matches!(&reply, Reply::Minted { result: Ok(_), .. }) {
+            if matches!(&*reply, Reply::Minted { result: Ok(_), .. }) {
                 let source = self.source.clone();
-                self.runtime.spawn(async move { revoke_late(&*source, reply).await });
+                self.runtime.spawn(async move { revoke_late(&*source, *reply).await });
             }
         }
     }
