@@ -44,8 +44,7 @@ struct Guard {
 }
 
 impl Guard {
-    /// One atomic load while nothing was ever superseded, a comparison after that, and one look at
-    /// the coarse clock for the sampler. deadpool wants a box, which is free for a future without a
+    /// One atomic load while nothing is superseded, and one look at the coarse clock for the sampler. deadpool wants a box, which is free for a future without a
     /// size.
     fn pass<'a>(&self, client: &'a ClientWrapper, metrics: &Metrics) -> Verdicts<'a> {
         match self.shared.gate.judge(metrics.created) {

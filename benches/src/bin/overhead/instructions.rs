@@ -22,8 +22,8 @@ use crate::pools::{self, AnyPool, Kind, Servers};
 /// Where the counting process finds the servers.
 const PLACE: &str = "LEASEHOLD_OVERHEAD_PLACE";
 
-/// The check for a liveness sample is part of each turn, the sample itself is not: ten a second are
-/// none per turn, but here, where all is slow, they would be a matter of chance.
+/// The look whether a liveness sample is due is part of each turn, the sample itself is not: ten a
+/// second are next to none per turn, but here, where all is slow, they would be a matter of chance.
 const NO_SAMPLE: Duration = Duration::from_secs(24 * 3600);
 
 /// Turns before anything is counted.
