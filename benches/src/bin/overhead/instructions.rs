@@ -115,7 +115,7 @@ pub(crate) fn run(subject: Subject) -> Result<(), AnyError> {
     runtime.block_on(async {
         pool.close().await;
         if let Some(rotator) = rotator {
-            rotator.shutdown(Duration::from_secs(5)).await;
+            pools::end(&rotator).await;
         }
     });
     Ok(())
@@ -170,10 +170,12 @@ impl Subject {
                 let provider = rotator.provider();
                 let pool = if self == Self::SqlxHooked {
                     let installer = leasehold_sqlx::Installer::new().liveness(NO_SAMPLE);
+                    let installer = installer.connect_timeout(pools::PATIENCE);
                     let options = pools::sqlx_options(1);
                     AnyPool::Sqlx(installer.connect(&provider, options, sqlx).await?)
                 } else {
                     let installer = leasehold_deadpool::Installer::new().liveness(Some(NO_SAMPLE));
+                    let installer = installer.connect_timeout(pools::PATIENCE);
                     let build = |builder: PoolBuilder| builder.max_size(1);
                     let pool = installer.connect(&provider, deadpool, NoTls, build).await?;
                     AnyPool::Deadpool(pool)

@@ -112,27 +112,25 @@ async fn measure(args: &Args) -> Result<Report, AnyError> {
     }
     if args.asks_for(Part::Bare) {
         eprintln!("deadpool's get and drop");
-        let pools = servers.pair(Kind::Deadpool, 1).await?;
-        report.get_drop = Some(bare::get_drop(&pools, args.rounds * 10).await?);
-        for pool in pools {
-            pool.close().await;
-        }
+        let pair = servers.pair(Kind::Deadpool, 1).await?;
+        report.get_drop = Some(bare::get_drop(&pair.pools, args.rounds * 10).await?);
+        pair.end().await;
     }
     if args.asks_for(Part::Current) {
+        let rotator = servers.rotator().await?;
         for threads in [1, 2, 4, 8] {
             eprintln!("current() on {threads} threads");
             let rounds = args.rounds.div_ceil(5);
-            let provider = servers.rotator.provider();
-            report.current.push(bare::current(&provider, threads, rounds)?);
+            report.current.push(bare::current(&rotator.provider(), threads, rounds)?);
         }
+        pools::end(&rotator).await;
     }
     if args.instructions {
         for kind in [Kind::Deadpool, Kind::Sqlx] {
             report.instructions.push(instructions::count(&servers, kind).await?);
         }
     }
-    let left = servers.rotator.shutdown(Duration::from_secs(5)).await;
-    if left.is_clean() { Ok(report) } else { Err(left.to_string().into()) }
+    Ok(report)
 }
 
 async fn throughput(
@@ -141,13 +139,13 @@ async fn throughput(
     kind: Kind,
     report: &mut Report,
 ) -> Result<(), AnyError> {
-    let pools = servers.pair(kind, SIZE).await?;
+    let pair = servers.pair(kind, SIZE).await?;
     let round = Duration::from_millis(args.round_ms);
     for work in [Work::Acquire, Work::Select] {
         for &tasks in &args.tasks {
             let begun = Instant::now();
             let shape = Shape { rounds: args.rounds, round, tasks, work };
-            let cell = rounds::compare(kind, &pools, shape).await?;
+            let cell = rounds::compare(kind, &pair.pools, shape).await?;
             eprintln!(
                 "{}, {}, {tasks} tasks: {:.3} ({:.1?})",
                 cell.pool,
@@ -158,8 +156,6 @@ async fn throughput(
             report.throughput.push(cell);
         }
     }
-    for pool in pools {
-        pool.close().await;
-    }
+    pair.end().await;
     Ok(())
 }

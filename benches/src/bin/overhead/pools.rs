@@ -17,16 +17,22 @@ pub(crate) const SIZE: usize = 16;
 const TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// For what may take long on a machine that does too much at once.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(crate) const SELECT: &str = "SELECT 1";
+const SELECT: &str = "SELECT 1";
 
 /// Both have the same servers, and logins of the same role.
 pub(crate) struct Servers {
     pub(crate) db: TestDb,
-    pub(crate) rotator: Rotator,
+    session: Session,
     /// The login that stays.
-    pub(crate) plain: Creds,
+    plain: Creds,
+}
+
+/// The plain pool and the hooked one.
+pub(crate) struct Pair {
+    pub(crate) pools: [AnyPool; 2],
+    rotator: Rotator,
 }
 
 impl Servers {
@@ -38,16 +44,20 @@ impl Servers {
         let db = stack.database(DatabaseSpec::new("overhead").role(role).app_role(token)).await?;
         let auth = Auth::approle(db.role_id(), db.secret_id().await?);
         let session = Session::login(VaultConfig::new(db.vault_addr()), auth).await?;
-        let source = session.dynamic_role(db.mount(), db.role());
-        let rotator = Rotator::builder(source).start().await?;
         let plain = db.creds().await?;
-        Ok(Self { db, rotator, plain })
+        Ok(Self { db, session, plain })
     }
 
-    /// The plain pool and the hooked one, both full, and the second one through a rotation: a
-    /// process is in that state nearly always, and the hooks have more to look at in it.
-    pub(crate) async fn pair(&self, kind: Kind, size: usize) -> Result<[AnyPool; 2], AnyError> {
-        let provider = self.rotator.provider();
+    pub(crate) async fn rotator(&self) -> Result<Rotator, AnyError> {
+        let source = self.session.dynamic_role(self.db.mount(), self.db.role());
+        Ok(Rotator::builder(source).start_timeout(PATIENCE).start().await?)
+    }
+
+    /// Both pools full, and the hooked one through a rotation, as a process is nearly always. On a
+    /// rotator of its own, which rotates twice when asked to, and then every half minute.
+    pub(crate) async fn pair(&self, kind: Kind, size: usize) -> Result<Pair, AnyError> {
+        let rotator = self.rotator().await?;
+        let provider = rotator.provider();
         let place = self.db.pg_config();
         let (plain, hooked) = match kind {
             Kind::Sqlx => {
@@ -58,7 +68,8 @@ impl Servers {
                 let login = base.clone().username(&self.plain.username);
                 let login = login.password(&self.plain.password);
                 let plain = sqlx_options(size).connect_with(login).await?;
-                let hooked = leasehold_sqlx::connect(&provider, sqlx_options(size), base).await?;
+                let installer = leasehold_sqlx::Installer::new().connect_timeout(PATIENCE);
+                let hooked = installer.connect(&provider, sqlx_options(size), base).await?;
                 (AnyPool::Sqlx(plain), AnyPool::Sqlx(hooked))
             }
             Kind::Deadpool => {
@@ -66,15 +77,33 @@ impl Servers {
                 login.user(&self.plain.username).password(&self.plain.password);
                 let plain = plain_deadpool(login, size)?;
                 let build = |builder: PoolBuilder| builder.max_size(size);
-                let hooked = leasehold_deadpool::connect(&provider, place, NoTls, build).await?;
+                let installer = leasehold_deadpool::Installer::new().connect_timeout(PATIENCE);
+                let hooked = installer.connect(&provider, place, NoTls, build).await?;
                 (AnyPool::Deadpool(plain), AnyPool::Deadpool(hooked))
             }
         };
         hooked.fill().await?;
-        rotate(&self.rotator).await?;
+        rotate(&rotator).await?;
         hooked.fill().await?;
         plain.fill().await?;
-        Ok([plain, hooked])
+        Ok(Pair { pools: [plain, hooked], rotator })
+    }
+}
+
+impl Pair {
+    pub(crate) async fn end(self) {
+        for pool in self.pools {
+            pool.close().await;
+        }
+        end(&self.rotator).await;
+    }
+}
+
+/// Its servers go next: that something is left is not the matter of this program.
+pub(crate) async fn end(rotator: &Rotator) {
+    let left = rotator.shutdown(Duration::from_secs(5)).await;
+    if !left.is_clean() {
+        eprintln!("shutdown: {left}");
     }
 }
 
