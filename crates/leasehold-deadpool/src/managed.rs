@@ -48,7 +48,11 @@ impl ManagedPool for Managed {
     }
 
     fn drain(&self, order: DrainOrder) -> BoxFuture<'_, Drained> {
-        Box::pin(drain::run(&self.0, order))
+        Box::pin(async move {
+            let drained = drain::run(&self.0, order).await;
+            self.0.settle();
+            drained
+        })
     }
 
     fn close(&self) {

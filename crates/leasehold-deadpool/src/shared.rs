@@ -117,6 +117,15 @@ impl Shared {
         }
     }
 
+    /// The end of a drain. If nothing is left of any login before the current one, dials included,
+    /// no connection has to be judged until the next swap, which the lock keeps out.
+    pub(crate) fn settle(&self) {
+        let current = lock(&self.current);
+        if self.ledger.up_to(current.number().saturating_sub(1)) == 0 {
+            self.gate.settle();
+        }
+    }
+
     /// Judges a connection, and names its generation if it is the current one.
     pub(crate) fn judge(&self, created: Instant) -> (Verdict, u64) {
         let current = lock(&self.current);

@@ -48,14 +48,8 @@ impl Hooks {
     pub fn install(&self, options: PgPoolOptions) -> PgPoolOptions {
         let (acquire, release) = (self.0.shared.clone(), self.0.shared.clone());
         options
-            .before_acquire(move |conn, meta| {
-                let shared = acquire.clone();
-                Box::pin(async move { shared.before_acquire(conn, meta).await })
-            })
-            .after_release(move |conn, meta| {
-                let shared = release.clone();
-                Box::pin(async move { shared.after_release(conn, meta).await })
-            })
+            .before_acquire(move |conn, meta| acquire.before_acquire(conn, meta))
+            .after_release(move |conn, meta| release.after_release(conn, meta))
     }
 
     /// To be called first in a `before_acquire` of your own; on `false` return `Ok(false)` at once.

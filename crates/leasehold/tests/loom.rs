@@ -77,6 +77,29 @@ fn i2_no_connection_ever_gets_better() {
     });
 }
 
+/// Once nothing older is left, the gate forgets; the next swap finds what is current then.
+#[test]
+fn i2_what_is_current_when_a_drain_ends_is_superseded_by_the_next_swap_and_not_retired() {
+    loom::model(|| {
+        let stamps = Arc::new(Stamps::new());
+        stamps.supersede(10);
+        stamps.harden();
+        let reader = {
+            let stamps = stamps.clone();
+            thread::spawn(move || {
+                let seen = [stamps.judge(SECOND), stamps.judge(SECOND)];
+                assert!(seen.is_sorted_by_key(|&verdict| worse(verdict)), "{seen:?}");
+                assert!(!seen.contains(&Verdict::Retired), "{seen:?}");
+            })
+        };
+        stamps.clear();
+        stamps.supersede(20);
+        reader.join().unwrap();
+        assert_eq!(stamps.judge(SECOND), Verdict::Superseded);
+        assert!(!stamps.pass_all());
+    });
+}
+
 /// What one reader was told to leave alone, another that hears of it from him leaves alone too.
 #[test]
 fn i2_what_one_reader_found_retired_is_retired_for_whom_he_tells() {

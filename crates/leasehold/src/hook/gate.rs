@@ -21,8 +21,9 @@ pub struct Gate {
     base: Instant,
     /// In nanoseconds since `base`.
     stamps: Stamps,
-    /// Writers go one at a time; readers never take it.
-    writer: Mutex<()>,
+    /// Writers go one at a time; readers never take it. Whether something was retired for another
+    /// reason than a swap since the last one.
+    writer: Mutex<bool>,
 }
 
 impl Default for Gate {
@@ -38,7 +39,7 @@ impl Gate {
         // A second back, so that no instant of interest is 0.
         let now = crate::clock::pool_instant();
         let base = now.checked_sub(Duration::from_secs(1)).unwrap_or(now);
-        Self { base, stamps: Stamps::new(), writer: Mutex::new(()) }
+        Self { base, stamps: Stamps::new(), writer: Mutex::new(false) }
     }
 
     /// Judges a connection by the instant at which it was made.
@@ -64,7 +65,8 @@ impl Gate {
 
     /// A swap: everything made until now is superseded, what was superseded before is retired.
     pub fn supersede(&self) {
-        let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut distrusted = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        *distrusted = false;
         self.stamps.supersede(self.now());
     }
 
@@ -84,8 +86,19 @@ impl Gate {
 
     /// The current login is known to be dead: everything made until now is retired.
     pub fn retire_all(&self) {
-        let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut distrusted = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        *distrusted = true;
         self.stamps.retire_all(self.now());
+    }
+
+    /// No connection is left that was made with a login before the current one, nor is one being
+    /// made: until the next swap nothing has to be compared. Does nothing where connections of the
+    /// current login are retired too.
+    pub fn settle(&self) {
+        let distrusted = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*distrusted {
+            self.stamps.clear();
+        }
     }
 
     fn now(&self) -> u64 {
@@ -122,5 +135,24 @@ mod tests {
         assert_eq!(gate.judge_age(Duration::ZERO), Verdict::Current);
         gate.retire_all();
         assert_eq!(gate.judge(second), Verdict::Retired);
+    }
+
+    #[tokio::test]
+    async fn i2_what_was_retired_for_a_dead_login_stays_so_when_a_drain_ends() {
+        let gate = Gate::new();
+        gate.supersede();
+        gate.raise().await;
+        gate.harden();
+        let current = crate::clock::pool_instant();
+        gate.settle();
+        assert!(gate.stamps.pass_all());
+        assert_eq!(gate.judge(current), Verdict::Current);
+        gate.retire_all();
+        gate.settle();
+        assert_eq!(gate.judge(current), Verdict::Retired);
+        gate.supersede();
+        assert_eq!(gate.judge(current), Verdict::Retired, "whatever swaps follow");
+        gate.settle();
+        assert!(gate.stamps.pass_all(), "with them gone");
     }
 }

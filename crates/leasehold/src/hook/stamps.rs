@@ -64,6 +64,12 @@ impl Stamps {
         self.hard.fetch_max(self.soft.load(Ordering::Acquire), Ordering::AcqRel);
     }
 
+    /// Nothing is superseded any more: nothing is left that was made before the last swap.
+    pub(crate) fn clear(&self) {
+        self.hard.store(0, Ordering::Release);
+        self.soft.store(0, Ordering::Release);
+    }
+
     /// Everything made until `now` is retired.
     pub(crate) fn retire_all(&self, now: u64) {
         self.soft.fetch_max(now, Ordering::AcqRel);
