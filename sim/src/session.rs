@@ -8,6 +8,7 @@ use std::time::Duration;
 use leasehold::clock::{Time, still_ahead};
 use leasehold::{ErrorKind, ParentState, SourceError};
 
+use crate::fleet::server::Work;
 use crate::plan::TokenKind;
 use crate::vault::{Refusal, TokenId, Vault};
 
@@ -45,11 +46,13 @@ pub struct Session {
     failure: Option<SourceError>,
     /// A token was given, and there will be no other.
     given: bool,
+    /// Without it what is drawn at random is as late as it can be.
+    rng: Option<fastrand::Rng>,
 }
 
 impl Hash for Session {
     fn hash<H: Hasher>(&self, into: &mut H) {
-        let Self { kind, epochs, current, not_before, failures, failure, given } = self;
+        let Self { kind, epochs, current, not_before, failures, failure, given, rng: _ } = self;
         (kind, epochs, current, still_ahead(*not_before)).hash(into);
         (failures, failure, given).hash(into);
     }
@@ -85,7 +88,43 @@ impl Session {
             failures: 0,
             failure: None,
             given: false,
+            rng: None,
         }
+    }
+
+    /// The same, with the jitter of the real one.
+    #[must_use]
+    pub fn jittered(kind: TokenKind, seed: u64) -> Self {
+        Self { rng: Some(fastrand::Rng::with_seed(seed)), ..Self::new(kind) }
+    }
+
+    /// From nothing to one, at random.
+    fn dice(&mut self) -> f64 {
+        self.rng.as_mut().map_or(1.0, fastrand::Rng::f64)
+    }
+
+    /// There is a token, or has been one.
+    #[must_use]
+    pub const fn is_logged_in(&self) -> bool {
+        self.current > 0
+    }
+
+    /// What [`tick`](Self::tick) would ask of the server next.
+    #[must_use]
+    pub fn due(&self, now: Time) -> Option<Work> {
+        for (number, epoch) in &self.epochs {
+            let over = epoch.dead || epoch.finished || epoch.ends.is_some_and(|ends| ends <= now);
+            if over || epoch.act_at.is_none_or(|at| at > now) {
+                continue;
+            }
+            if *number == self.current || epoch.holds > 0 {
+                return Some(Work::RenewToken);
+            }
+            if epoch.retired {
+                return Some(Work::RevokeToken);
+            }
+        }
+        (self.wants_login() && now >= self.not_before).then_some(Work::Login)
     }
 
     /// When something is due, on the client's clock.
@@ -121,16 +160,11 @@ impl Session {
 
     /// Does what is due. `real` is the server's time, `now` the client's.
     pub fn tick(&mut self, vault: &mut Vault, real: Time, now: Time) {
+        self.look_at_the_clock(now);
         let numbers: Vec<u32> = self.epochs.keys().copied().collect();
         for number in numbers {
             let current = number == self.current;
             let Some(epoch) = self.epochs.get_mut(&number) else { continue };
-            if !epoch.dead && epoch.ends.is_some_and(|ends| ends <= now) {
-                epoch.dead = true;
-            }
-            if epoch.worn_at.is_some_and(|at| at <= now) {
-                epoch.spent = true;
-            }
             if epoch.dead || epoch.finished || epoch.act_at.is_none_or(|at| at > now) {
                 continue;
             }
@@ -150,8 +184,16 @@ impl Session {
             .retain(|number, e| *number == current || e.holds > 0 || !(e.dead || e.finished));
     }
 
+    /// Sees what is over.
+    pub fn look_at_the_clock(&mut self, now: Time) {
+        for epoch in self.epochs.values_mut() {
+            epoch.dead |= epoch.ends.is_some_and(|ends| ends <= now);
+            epoch.spent |= epoch.worn_at.is_some_and(|at| at <= now);
+        }
+    }
+
     fn renew(&mut self, vault: &mut Vault, real: Time, now: Time, number: u32) {
-        let replaceable = self.replaceable(number);
+        let (replaceable, dice) = (self.replaceable(number), self.dice());
         let Some(epoch) = self.epochs.get_mut(&number) else { return };
         match vault.renew_token(real, epoch.token, epoch.increment) {
             Ok(granted) => {
@@ -165,7 +207,7 @@ impl Session {
                 } else {
                     epoch.fixed = false;
                     epoch.spent = false;
-                    epoch.act_at = Some(now + renew_after(ttl));
+                    epoch.act_at = Some(now + renew_after(ttl).mul_f64(0.9 + 0.1 * dice));
                 }
             }
             Err(Refusal::TokenDead) => {
@@ -187,6 +229,7 @@ impl Session {
                         epoch.spent = left < Duration::from_secs(epoch.increment) / 4;
                     }
                     let wait = backoff(epoch.failures, kind)
+                        .mul_f64(dice)
                         .min((left / 2).max(Duration::from_millis(50)));
                     epoch.act_at = Some(now + wait);
                 }
@@ -213,7 +256,13 @@ impl Session {
         self.repeatable() || number != self.current
     }
 
-    fn log_in(&mut self, vault: &mut Vault, real: Time, now: Time) -> Result<u32, SourceError> {
+    pub(crate) fn log_in(
+        &mut self,
+        vault: &mut Vault,
+        real: Time,
+        now: Time,
+    ) -> Result<u32, SourceError> {
+        let dice = self.dice();
         let batch = self.kind == TokenKind::Batch;
         let granted = match self.kind {
             TokenKind::Root => Ok((vault.root_token(real), None)),
@@ -232,7 +281,7 @@ impl Session {
                     }
                 }
                 self.current += 1;
-                let due = life.map(|life| now + renew_after(life));
+                let due = life.map(|life| now + renew_after(life).mul_f64(0.9 + 0.1 * dice));
                 let epoch = Epoch {
                     token,
                     increment: ttl.unwrap_or_default(),
@@ -254,7 +303,7 @@ impl Session {
             Err(refusal) => {
                 self.failures += 1;
                 let failure = error(refusal);
-                self.not_before = now + backoff(self.failures, refusal.kind());
+                self.not_before = now + backoff(self.failures, refusal.kind()).mul_f64(dice);
                 self.failure = Some(failure.clone());
                 Err(failure)
             }
