@@ -12,8 +12,10 @@ use crate::fleet::server::Work;
 use crate::plan::TokenKind;
 use crate::vault::{Refusal, TokenId, Vault};
 
-/// A leeway, rounded up: a token's maximum TTL is looked for with this much left.
-const LEAD: Duration = Duration::from_secs(40);
+/// The real one's own numbers.
+#[path = "../../crates/leasehold-vault/src/schedule.rs"]
+#[allow(dead_code, reason = "only what a token's renewals take")]
+mod schedule;
 
 /// One token, from login to its end.
 #[derive(Clone, Debug, Hash)]
@@ -70,10 +72,6 @@ fn backoff(failures: u32, kind: ErrorKind) -> Duration {
         (Duration::from_secs(30) * 2u32.saturating_pow(failures.min(4)))
             .min(Duration::from_secs(300))
     }
-}
-
-fn renew_after(ttl: Duration) -> Duration {
-    (ttl / 2).min(ttl.saturating_sub(LEAD)).max(ttl / 6)
 }
 
 impl Session {
@@ -207,7 +205,7 @@ impl Session {
                 } else {
                     epoch.fixed = false;
                     epoch.spent = false;
-                    epoch.act_at = Some(now + renew_after(ttl).mul_f64(0.9 + 0.1 * dice));
+                    epoch.act_at = Some(now + schedule::renew_after(ttl, dice));
                 }
             }
             Err(Refusal::TokenDead) => {
@@ -228,8 +226,15 @@ impl Session {
                     } else {
                         epoch.spent = left < Duration::from_secs(epoch.increment) / 4;
                     }
+                    let ttl = Duration::from_secs(epoch.increment);
+                    let calm = if kind.is_transient() {
+                        schedule::pace(epoch.failures, left, ttl, dice)
+                    } else {
+                        Duration::ZERO
+                    };
                     let wait = backoff(epoch.failures, kind)
                         .mul_f64(dice)
+                        .max(calm)
                         .min((left / 2).max(Duration::from_millis(50)));
                     epoch.act_at = Some(now + wait);
                 }
@@ -281,13 +286,14 @@ impl Session {
                     }
                 }
                 self.current += 1;
-                let due = life.map(|life| now + renew_after(life).mul_f64(0.9 + 0.1 * dice));
+                let due = life.map(|life| now + schedule::renew_after(life, dice));
+                let worn = life.map(|life| now + schedule::replace_after(life, dice));
                 let epoch = Epoch {
                     token,
                     increment: ttl.unwrap_or_default(),
                     ends: life.map(|life| now + life),
                     act_at: due.filter(|_| !batch),
-                    worn_at: due.filter(|_| batch),
+                    worn_at: worn.filter(|_| batch),
                     dead: false,
                     spent: false,
                     fixed: batch || life.is_none(),
@@ -303,7 +309,14 @@ impl Session {
             Err(refusal) => {
                 self.failures += 1;
                 let failure = error(refusal);
-                self.not_before = now + backoff(self.failures, refusal.kind()).mul_f64(dice);
+                let alive = self.epochs.get(&self.current).filter(|epoch| !epoch.dead);
+                let calm = alive.and_then(|e| Some((e.increment, e.ends?))).map(|(ttl, ends)| {
+                    let ttl = Duration::from_secs(ttl);
+                    schedule::pace(self.failures, now.until(ends), ttl, dice)
+                });
+                let calm = calm.filter(|_| refusal.kind().is_transient()).unwrap_or_default();
+                let wait = backoff(self.failures, refusal.kind()).mul_f64(dice).max(calm);
+                self.not_before = now + wait;
                 self.failure = Some(failure.clone());
                 Err(failure)
             }

@@ -55,9 +55,9 @@ impl Once {
     /// its lease or its token has ended, or the server has lost it. Never returns for a login that
     /// does not end. `tell` is called with what happens on the way; it must not block.
     ///
-    /// Renewed is as a [`Rotator`](crate::Rotator) would: once a third of the TTL is left, sooner
-    /// where that would leave less time than a few tries take, with full-jitter backoff where it
-    /// fails for now. No other login is issued: at its maximum TTL it ends, and [`Kept::Last`]
+    /// Renewed is as a [`Rotator`](crate::Rotator) would: at random between a sixth and a third of
+    /// the TTL after the last time, sooner where that would leave less time than a few tries take;
+    /// where it fails for now, again at a pace that follows what is left. No other login is issued: at its maximum TTL it ends, and [`Kept::Last`]
     /// says so as soon as the server lets it be seen, which is at the renewal that is granted less
     /// than the TTL.
     ///
@@ -202,6 +202,8 @@ fn failed(
     // Whatever the server wants, there are more tries before the end.
     let left = login.effective_end().map(|end| now.until(end));
     let pause = left.map_or(pause, |left| pause.min(cap.max(left / 4)));
+    let calm = if error.is_transient() { login.renewal_pause(rng, now) } else { Duration::ZERO };
+    let pause = pause.max(calm);
     login.renewal.at = Some(now + pause);
     Some(pause)
 }

@@ -27,6 +27,9 @@ struct Args {
     /// Minutes that it lasts.
     #[arg(long, default_value_t = 20)]
     outage: u64,
+    /// Minutes that are looked at after it. 1500 show the rotations of the next day.
+    #[arg(long, default_value_t = 120)]
+    after: u64,
     /// Only with the rules of Leasehold.
     #[arg(long)]
     alone: bool,
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         seed: args.seed,
         outage_at: Duration::from_secs(60 * args.outage_at.max(60)),
         outage: Duration::from_secs(60 * args.outage),
+        after: Duration::from_secs(60 * args.after),
         ..Plan::FULL
     };
     let rules = if args.alone { &Rules::ALL[..1] } else { &Rules::ALL };
