@@ -77,7 +77,11 @@ fn main() -> ExitCode {
     let holds = ours.burst_ratio() <= MOST_BURST
         && ours.recovered.is_some_and(|took| took <= MOST_RECOVERY)
         && ours.minted_per_process() <= MOST_MINTED;
-    let better = outcomes[1..].iter().all(|peer| ours.burst_ratio() < peer.burst_ratio());
+    let better = outcomes[1..].iter().all(|peer| {
+        ours.burst_ratio() < peer.burst_ratio()
+            && ours.lost <= peer.lost
+            && ours.minted_since <= peer.minted_since
+    });
     let mut line = serde_json::json!({
         "benchmark": "fleet",
         "processes": plan.processes,
