@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod explore;
+pub mod fleet;
 pub mod history;
 pub mod invariants;
 pub mod mutate;

@@ -8,11 +8,14 @@ use std::time::Duration;
 use leasehold::clock::{Time, still_ahead};
 use leasehold::{ErrorKind, ParentState, SourceError};
 
+use crate::fleet::server::Work;
 use crate::plan::TokenKind;
 use crate::vault::{Refusal, TokenId, Vault};
 
-/// A leeway, rounded up: a token's maximum TTL is looked for with this much left.
-const LEAD: Duration = Duration::from_secs(40);
+/// The real one's own numbers.
+#[path = "../../crates/leasehold-vault/src/schedule.rs"]
+#[allow(dead_code, reason = "only what a token's renewals take")]
+mod schedule;
 
 /// One token, from login to its end.
 #[derive(Clone, Debug, Hash)]
@@ -45,11 +48,13 @@ pub struct Session {
     failure: Option<SourceError>,
     /// A token was given, and there will be no other.
     given: bool,
+    /// Without it what is drawn at random is as late as it can be.
+    rng: Option<fastrand::Rng>,
 }
 
 impl Hash for Session {
     fn hash<H: Hasher>(&self, into: &mut H) {
-        let Self { kind, epochs, current, not_before, failures, failure, given } = self;
+        let Self { kind, epochs, current, not_before, failures, failure, given, rng: _ } = self;
         (kind, epochs, current, still_ahead(*not_before)).hash(into);
         (failures, failure, given).hash(into);
     }
@@ -69,10 +74,6 @@ fn backoff(failures: u32, kind: ErrorKind) -> Duration {
     }
 }
 
-fn renew_after(ttl: Duration) -> Duration {
-    (ttl / 2).min(ttl.saturating_sub(LEAD)).max(ttl / 6)
-}
-
 impl Session {
     /// Logs in when it is first needed.
     #[must_use]
@@ -85,7 +86,43 @@ impl Session {
             failures: 0,
             failure: None,
             given: false,
+            rng: None,
         }
+    }
+
+    /// The same, with the jitter of the real one.
+    #[must_use]
+    pub fn jittered(kind: TokenKind, seed: u64) -> Self {
+        Self { rng: Some(fastrand::Rng::with_seed(seed)), ..Self::new(kind) }
+    }
+
+    /// From nothing to one, at random.
+    fn dice(&mut self) -> f64 {
+        self.rng.as_mut().map_or(1.0, fastrand::Rng::f64)
+    }
+
+    /// There is a token, or has been one.
+    #[must_use]
+    pub const fn is_logged_in(&self) -> bool {
+        self.current > 0
+    }
+
+    /// What [`tick`](Self::tick) would ask of the server next.
+    #[must_use]
+    pub fn due(&self, now: Time) -> Option<Work> {
+        for (number, epoch) in &self.epochs {
+            let over = epoch.dead || epoch.finished || epoch.ends.is_some_and(|ends| ends <= now);
+            if over || epoch.act_at.is_none_or(|at| at > now) {
+                continue;
+            }
+            if *number == self.current || epoch.holds > 0 {
+                return Some(Work::RenewToken);
+            }
+            if epoch.retired {
+                return Some(Work::RevokeToken);
+            }
+        }
+        (self.wants_login() && now >= self.not_before).then_some(Work::Login)
     }
 
     /// When something is due, on the client's clock.
@@ -121,16 +158,11 @@ impl Session {
 
     /// Does what is due. `real` is the server's time, `now` the client's.
     pub fn tick(&mut self, vault: &mut Vault, real: Time, now: Time) {
+        self.look_at_the_clock(now);
         let numbers: Vec<u32> = self.epochs.keys().copied().collect();
         for number in numbers {
             let current = number == self.current;
             let Some(epoch) = self.epochs.get_mut(&number) else { continue };
-            if !epoch.dead && epoch.ends.is_some_and(|ends| ends <= now) {
-                epoch.dead = true;
-            }
-            if epoch.worn_at.is_some_and(|at| at <= now) {
-                epoch.spent = true;
-            }
             if epoch.dead || epoch.finished || epoch.act_at.is_none_or(|at| at > now) {
                 continue;
             }
@@ -150,8 +182,16 @@ impl Session {
             .retain(|number, e| *number == current || e.holds > 0 || !(e.dead || e.finished));
     }
 
+    /// Sees what is over.
+    pub fn look_at_the_clock(&mut self, now: Time) {
+        for epoch in self.epochs.values_mut() {
+            epoch.dead |= epoch.ends.is_some_and(|ends| ends <= now);
+            epoch.spent |= epoch.worn_at.is_some_and(|at| at <= now);
+        }
+    }
+
     fn renew(&mut self, vault: &mut Vault, real: Time, now: Time, number: u32) {
-        let replaceable = self.replaceable(number);
+        let (replaceable, dice) = (self.replaceable(number), self.dice());
         let Some(epoch) = self.epochs.get_mut(&number) else { return };
         match vault.renew_token(real, epoch.token, epoch.increment) {
             Ok(granted) => {
@@ -165,7 +205,7 @@ impl Session {
                 } else {
                     epoch.fixed = false;
                     epoch.spent = false;
-                    epoch.act_at = Some(now + renew_after(ttl));
+                    epoch.act_at = Some(now + schedule::renew_after(ttl, dice));
                 }
             }
             Err(Refusal::TokenDead) => {
@@ -186,7 +226,15 @@ impl Session {
                     } else {
                         epoch.spent = left < Duration::from_secs(epoch.increment) / 4;
                     }
+                    let ttl = Duration::from_secs(epoch.increment);
+                    let calm = if kind.is_transient() {
+                        schedule::pace(epoch.failures, left, ttl, dice)
+                    } else {
+                        Duration::ZERO
+                    };
                     let wait = backoff(epoch.failures, kind)
+                        .mul_f64(dice)
+                        .max(calm)
                         .min((left / 2).max(Duration::from_millis(50)));
                     epoch.act_at = Some(now + wait);
                 }
@@ -213,7 +261,13 @@ impl Session {
         self.repeatable() || number != self.current
     }
 
-    fn log_in(&mut self, vault: &mut Vault, real: Time, now: Time) -> Result<u32, SourceError> {
+    pub(crate) fn log_in(
+        &mut self,
+        vault: &mut Vault,
+        real: Time,
+        now: Time,
+    ) -> Result<u32, SourceError> {
+        let dice = self.dice();
         let batch = self.kind == TokenKind::Batch;
         let granted = match self.kind {
             TokenKind::Root => Ok((vault.root_token(real), None)),
@@ -232,13 +286,14 @@ impl Session {
                     }
                 }
                 self.current += 1;
-                let due = life.map(|life| now + renew_after(life));
+                let due = life.map(|life| now + schedule::renew_after(life, dice));
+                let worn = life.map(|life| now + schedule::replace_after(life, dice));
                 let epoch = Epoch {
                     token,
                     increment: ttl.unwrap_or_default(),
                     ends: life.map(|life| now + life),
                     act_at: due.filter(|_| !batch),
-                    worn_at: due.filter(|_| batch),
+                    worn_at: worn.filter(|_| batch),
                     dead: false,
                     spent: false,
                     fixed: batch || life.is_none(),
@@ -254,7 +309,14 @@ impl Session {
             Err(refusal) => {
                 self.failures += 1;
                 let failure = error(refusal);
-                self.not_before = now + backoff(self.failures, refusal.kind());
+                let alive = self.epochs.get(&self.current).filter(|epoch| !epoch.dead);
+                let calm = alive.and_then(|e| Some((e.increment, e.ends?))).map(|(ttl, ends)| {
+                    let ttl = Duration::from_secs(ttl);
+                    schedule::pace(self.failures, now.until(ends), ttl, dice)
+                });
+                let calm = calm.filter(|_| refusal.kind().is_transient()).unwrap_or_default();
+                let wait = backoff(self.failures, refusal.kind()).mul_f64(dice).max(calm);
+                self.not_before = now + wait;
                 self.failure = Some(failure.clone());
                 Err(failure)
             }

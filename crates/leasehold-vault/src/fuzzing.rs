@@ -104,7 +104,7 @@ impl Understood {
         assert_eq!(Token::parse(&token.text()).as_ref(), Some(&token));
         assert_eq!(token.header().as_bytes(), token.text().as_bytes());
         self.show(token.header());
-        for after in [schedule::renew_after(ttl), schedule::look_after(ttl)] {
+        for after in [schedule::renew_after(ttl, 1.0), schedule::look_after(ttl)] {
             assert!(after <= ttl.max(Duration::from_millis(250)), "{after:?} of {ttl:?}");
         }
         self.show(TokenGrant {

@@ -323,10 +323,15 @@ impl Keeper {
                 self.login.another |= self.login.for_another;
                 let ttl = self.tokens.last().and_then(|t| t.ttl);
                 let left = self.tokens.last().filter(|t| !t.dead).and_then(|t| t.ends);
+                let left = left.map(|ends| now.until(ends));
                 let wish = e.server_retry_after().unwrap_or_default();
-                self.login.wish = schedule::granted(wish, left.map(|ends| now.until(ends)));
+                self.login.wish = schedule::granted(wish, left);
                 let wait = if e.is_transient() {
-                    schedule::backoff(self.login.failures, ttl, Some(self.login.wish))
+                    // Who needs it sooner says so.
+                    let calm = left.zip(ttl).map_or(Duration::ZERO, |(left, ttl)| {
+                        schedule::pace(self.login.failures, left, ttl, fastrand::f64())
+                    });
+                    schedule::backoff(self.login.failures, ttl, Some(self.login.wish)).max(calm)
                 } else {
                     schedule::refused_backoff(self.login.failures)
                 };

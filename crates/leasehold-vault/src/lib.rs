@@ -21,8 +21,8 @@
 //! A database lease dies with the token that made it, and nothing in the lease says so. The
 //! session therefore
 //!
-//! - renews its token at half of its life, sooner where that would leave less time than a
-//!   rotation takes, and asks for as much as it got at first;
+//! - renews its token at random between a sixth and a third of its life, sooner where that would
+//!   leave less time than a rotation takes, and asks for as much as it got at first;
 //! - logs in anew as soon as the end can't be moved any more (the server granted less than was
 //!   asked for, or the token can't be renewed at all), and issues with the new token from then on;
 //! - tells each lease's [`Parent`](leasehold::Parent) when its token ends, judged from before the

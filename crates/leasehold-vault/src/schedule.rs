@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-/// Renewals come a little sooner than planned, by chance, so that the replicas of a
-/// service that were started together do not stay together.
-const EARLY: f64 = 0.1;
-
 /// How long after the `failures`-th failure in a row a caller's demand may bring a login forward.
 /// Callers pace themselves; this bounds what many of them do together, and is short at first, as
 /// most of what fails for now has passed in a second. After a login that was refused for good it
@@ -22,11 +18,32 @@ pub(crate) fn demand_gap(failures: u32, refused: bool) -> Duration {
 /// it is looked for with this much left, where the token lives so long at all.
 const LEAD: Duration = Duration::from_secs(40);
 
-/// How long after it was asked for a token of life `ttl` is to be renewed: at half its life, or
-/// sooner where that would leave less than a rotation takes; not sooner than a sixth.
-pub(crate) fn renew_after(ttl: Duration) -> Duration {
-    let after = (ttl / 2).min(ttl.saturating_sub(LEAD)).max(ttl / 6);
-    after.mul_f64(1.0 - EARLY * fastrand::f64())
+/// The longest that what has time waits after its first failure, and after any other.
+const SOON: Duration = Duration::from_secs(60);
+const SLOWEST: Duration = Duration::from_secs(600);
+
+/// How long after it was asked for a token of life `ttl` is to be renewed: as a lease is, at random
+/// between a sixth and a third of its life (`machine/policy.rs` of the core says why); sooner where
+/// that would leave less than a rotation takes, yet not before a twelfth. `dice` is from nothing to
+/// one.
+pub(crate) fn renew_after(ttl: Duration, dice: f64) -> Duration {
+    let latest = (ttl / 3).min(ttl.saturating_sub(LEAD)).max(ttl / 6);
+    latest.mul_f64(0.5 + 0.5 * dice)
+}
+
+/// How long after it was asked for a token that can't be renewed is replaced: at half of its life,
+/// sooner like the other. Leases move with it, which costs a mint each.
+pub(crate) fn replace_after(ttl: Duration, dice: f64) -> Duration {
+    let latest = (ttl / 2).min(ttl.saturating_sub(LEAD)).max(ttl / 6);
+    latest.mul_f64(0.9 + 0.1 * dice)
+}
+
+/// How long a request waits that failed `failures` times, where a token of life `ttl` has `left` to
+/// live: once shortly, and then a third of it at the most, as a lease's renewal. The ordinary backoff
+/// is the least.
+pub(crate) fn pace(failures: u32, left: Duration, ttl: Duration, dice: f64) -> Duration {
+    let most = if failures <= 1 { (ttl / 60).min(SOON) } else { (ttl / 7).min(SLOWEST) };
+    most.min(left / 3).mul_f64(0.75 + 0.25 * dice)
 }
 
 /// How long after it was looked at a token that somebody else renews is looked at again, `ttl`
@@ -82,19 +99,25 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
 
     #[test]
-    fn renewals_come_at_half_or_a_little_sooner() {
-        for _ in 0..1000 {
-            let after = renew_after(100 * S);
-            assert!(after <= 50 * S && after >= 45 * S, "{after:?}");
-        }
+    fn renewals_come_between_a_sixth_and_a_third() {
+        assert_eq!([0.0, 1.0].map(|dice| renew_after(1200 * S, dice)), [200 * S, 400 * S]);
+        assert_eq!([0.0, 1.0].map(|dice| replace_after(1200 * S, dice)), [540 * S, 600 * S]);
+    }
+
+    #[test]
+    fn what_has_time_takes_it() {
+        let hour = 3600 * S;
+        assert_eq!([0.0, 1.0].map(|dice| pace(1, 2400 * S, hour, dice)), [45 * S, 60 * S]);
+        assert_eq!(pace(2, 2400 * S, hour, 1.0), hour / 7);
+        assert_eq!(pace(9, 600 * S, hour, 1.0), 200 * S);
+        assert_eq!(pace(9, Duration::ZERO, hour, 1.0), Duration::ZERO);
     }
 
     #[test]
     fn short_tokens_are_renewed_early_enough_to_move_off_them() {
-        for (ttl, sixths) in [(6, 1), (60, 2), (80, 3)] {
-            let after = renew_after(ttl * S);
-            let most = ttl * S / 6 * sixths;
-            assert!(after <= most && after >= most.mul_f64(0.88), "{ttl}: {after:?}");
+        for (ttl, renewed, replaced) in [(6, 1, 1), (60, 20, 20), (80, 26, 40)] {
+            assert_eq!(renew_after(ttl * S, 1.0).as_secs(), renewed, "{ttl}");
+            assert_eq!(replace_after(ttl * S, 1.0).as_secs(), replaced, "{ttl}");
         }
     }
 

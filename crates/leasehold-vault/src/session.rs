@@ -28,7 +28,7 @@ use crate::token::Token;
 /// An authenticated, self-renewing client of one server. Clones share it.
 ///
 /// One background task, on the runtime that [`login`](Session::login) was called on, renews the
-/// token at half of its life or sooner, logs in anew before the token's end can no longer be
+/// token at a third of its life or sooner, logs in anew before the token's end can no longer be
 /// moved, and keeps the old token alive until the last lease that was made with it is gone. It
 /// ends with [`close`](Session::close), or when the last clone (sources hold one each) is dropped;
 /// the tokens then end by their TTL.

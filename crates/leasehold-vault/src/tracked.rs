@@ -58,7 +58,8 @@ impl Tracked {
         keeper: mpsc::WeakUnboundedSender<Command>,
     ) -> Self {
         let ends = grant.ttl.map(|ttl| asked_at + ttl);
-        let due = grant.ttl.map(|ttl| asked_at + schedule::renew_after(ttl));
+        let due = grant.ttl.map(|ttl| asked_at + schedule::renew_after(ttl, fastrand::f64()));
+        let worn = grant.ttl.map(|ttl| asked_at + schedule::replace_after(ttl, fastrand::f64()));
         let look = grant.ttl.map(|ttl| asked_at + schedule::look_after(ttl));
         let renewable = (grant.renewable || grant.watched) && ends.is_some();
         // Whoever writes the file has the next one, and when it comes is not ours to say.
@@ -90,7 +91,7 @@ impl Tracked {
             fixed: !renewable,
             retired: false,
             finished: false,
-            worn_at: due.filter(|_| !renewable),
+            worn_at: worn.filter(|_| !renewable),
             failures: 0,
             looks: 0,
         }
@@ -177,7 +178,8 @@ impl Tracked {
                     debug!(login, ?granted, "token renewed");
                     self.fixed = false;
                     self.spent = false;
-                    self.act_at = Some(asked_at + schedule::renew_after(granted));
+                    let after = schedule::renew_after(granted, fastrand::f64());
+                    self.act_at = Some(asked_at + after);
                 }
             }
             Err(Failure::TokenDead(_)) => {
@@ -275,7 +277,10 @@ impl Tracked {
     fn renewal_failed(&mut self, now: Time, e: &SourceError) {
         self.failures += 1;
         let remaining = self.remaining(now);
-        let wait = self.wait_to_try_again(now, e);
+        let calm = self.ttl.map_or(Duration::ZERO, |ttl| {
+            schedule::pace(self.failures, remaining, ttl, fastrand::f64())
+        });
+        let wait = self.wait_to_try_again(now, e).max(calm);
         self.act_at = Some(now + wait);
         // Renewing may go on failing while a login works (the role was deleted, say).
         self.spent = self.ttl.is_some_and(|ttl| remaining < ttl / 4);

@@ -24,17 +24,17 @@ const ROLES: [&str; 3] = ["app", "app2", "app3"];
 
 type Counts = BTreeMap<String, usize>;
 
-/// What the documented policy comes to with no jitter at all: a lease is renewed when a third of
-/// its TTL is left and replaced at its leeway, the lease before it is then revoked; the one token
-/// that all share is renewed at half of its life.
+/// What the documented policy comes to with the middle of its jitter: a lease is renewed when a
+/// quarter of its TTL has passed and replaced at its leeway, the lease before it is then revoked; the one token
+/// that all share is renewed at a quarter of its life.
 fn least() -> Counts {
     let mut counts = Counts::new();
     let mut one = |request: String| *counts.entry(request).or_default() += 1;
     one("POST auth/approle/login".to_owned());
-    let mut at = TOKEN_TTL / 2;
+    let mut at = TOKEN_TTL / 4;
     while at <= HORIZON {
         one("POST auth/token/renew-self".to_owned());
-        at += TOKEN_TTL / 2;
+        at += TOKEN_TTL / 4;
     }
     for role in ROLES {
         // Once: what the policy gives.
@@ -44,9 +44,9 @@ fn least() -> Counts {
         let mut issued = Duration::ZERO;
         loop {
             let mut end = issued + LEASE_TTL;
-            while end < issued + LEASE_MAX && end - LEASE_TTL / 3 <= HORIZON {
+            while end < issued + LEASE_MAX && end - LEASE_TTL * 3 / 4 <= HORIZON {
                 one("POST sys/leases/renew".to_owned());
-                end = (end - LEASE_TTL / 3 + LEASE_TTL).min(issued + LEASE_MAX);
+                end = (end + LEASE_TTL / 4).min(issued + LEASE_MAX);
             }
             issued = end - LEEWAY;
             if issued > HORIZON {

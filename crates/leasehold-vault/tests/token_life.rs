@@ -71,8 +71,8 @@ async fn i8_a_token_at_its_max_ttl_is_replaced_and_kept_for_its_lease_then_revok
     assert!(took > 14 * S, "{took:?}");
     let counts = session.calls();
     assert_eq!(counts.login, 3, "{counts:?}");
-    // A token of 6 s is renewed each second.
-    let most = took.as_secs_f64() * 1.3 + 3.0;
+    // A token of 6 s is renewed each half to whole second.
+    let most = took.as_secs_f64() * 2.0 + 3.0;
     assert!((counts.token_renew as f64) < most, "renewing is no loop: {counts:?}");
     assert_eq!(counts.other, 2, "each retired token was revoked once: {counts:?}");
 }

@@ -55,9 +55,9 @@ impl Once {
     /// its lease or its token has ended, or the server has lost it. Never returns for a login that
     /// does not end. `tell` is called with what happens on the way; it must not block.
     ///
-    /// Renewed is as a [`Rotator`](crate::Rotator) would: once a third of the TTL is left, sooner
-    /// where that would leave less time than a few tries take, with full-jitter backoff where it
-    /// fails for now. No other login is issued: at its maximum TTL it ends, and [`Kept::Last`]
+    /// Renewed is as a [`Rotator`](crate::Rotator) would: at random between a sixth and a third of
+    /// the TTL after the last time, sooner where that would leave less time than a few tries take;
+    /// where it fails for now, again at a pace that follows what is left. No other login is issued: at its maximum TTL it ends, and [`Kept::Last`]
     /// says so as soon as the server lets it be seen, which is at the renewal that is granted less
     /// than the TTL.
     ///
@@ -202,6 +202,8 @@ fn failed(
     // Whatever the server wants, there are more tries before the end.
     let left = login.effective_end().map(|end| now.until(end));
     let pause = left.map_or(pause, |left| pause.min(cap.max(left / 4)));
+    let calm = if error.is_transient() { login.renewal_pause(rng, now) } else { Duration::ZERO };
+    let pause = pause.max(calm);
     login.renewal.at = Some(now + pause);
     Some(pause)
 }
@@ -369,7 +371,8 @@ mod tests {
     async fn it_may_be_given_up_and_kept_again() {
         let answers = Arc::new(Mutex::new([Ok(s(60)), Ok(s(5))].into_iter().collect()));
         let mut login = once_by(Script { ttl: 60, answers, token: None }, clock()).await.unwrap();
-        assert!(tokio::time::timeout(s(40), login.keep(|_| {})).await.is_err());
+        // The first renewal comes by then, and no other.
+        assert!(tokio::time::timeout(s(20), login.keep(|_| {})).await.is_err());
         assert!(login.remaining().is_some_and(|left| left > s(10)), "renewed meanwhile");
         login.keep(|_| {}).await;
         drop(login.end().await);

@@ -16,7 +16,8 @@
 //! In the repository's folder `docs`: `vault-setup.md` (from nothing to a working set-up), `auth.md`
 //! (ways to log in), `sources.md` (where logins come from), `errors.md` (every answer of the server),
 //! `fault-matrix.md` (what a user sees of each fault), `migrating.md` (from a static
-//! `DATABASE_URL`), `comparison.md` (other ways), `threat-model.md`.
+//! `DATABASE_URL`), `comparison.md` (other ways), `performance.md` (what it costs),
+//! `threat-model.md`.
 
 #[doc = include_str!("../manual/concepts.md")]
 pub mod concepts {}

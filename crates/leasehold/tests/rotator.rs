@@ -45,9 +45,9 @@ async fn a_lease_is_renewed_to_its_maximum_and_then_rotated_in_time_to_drain() {
     // grace 15 s, leeway 15 + 5 + 1.
     let life = begun.elapsed();
     assert!(life > s(277) && life < s(281), "{life:?}");
-    // 34 s before the end of 60 at the latest: each about 25 s, and never in a loop.
+    // When 10 to 20 s of the 60 have passed, and never in a loop.
     let renewals = script.calls("renew").len();
-    assert!((8..=11).contains(&renewals), "{renewals}");
+    assert!((12..=25).contains(&renewals), "{renewals}");
     revoked(&mut events, 1).await;
     // What was learned plans the next: no truncated renewal is needed to find the end.
     let health = rotator.provider().health();

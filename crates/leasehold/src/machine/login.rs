@@ -169,11 +169,11 @@ impl Login {
         !self.dead && !self.over(now)
     }
 
-    /// Plans the next renewal, a little early at random so that a fleet that started together
-    /// does not renew together.
+    /// Plans the next renewal, at random so that a fleet that started together does not renew
+    /// together.
     pub fn plan_renewal(&mut self, rng: &mut fastrand::Rng, max_ttl: Option<Duration>) {
         self.renewal.at = None;
-        let (Some(end), Some(ttl), true) = (self.end, self.terms.ttl, self.renewable) else {
+        let (Some(end), Some(_), true) = (self.end, self.terms.ttl, self.renewable) else {
             return;
         };
         // Vault truncates to whole seconds, hence the second.
@@ -182,8 +182,14 @@ impl Login {
             self.last = true;
             return;
         }
-        let within = self.terms.renew_within();
-        let jitter = (within / 10).min(ttl.saturating_sub(within) / 4).mul_f64(rng.f64());
-        self.renewal.at = Some(end.before(within + jitter));
+        let jitter = self.terms.renew_spread().mul_f64(rng.f64());
+        self.renewal.at = Some(end.before(self.terms.renew_within() + jitter));
+    }
+
+    /// A renewal that failed, and may be tried again, waits at least so long.
+    pub fn renewal_pause(&self, rng: &mut fastrand::Rng, now: Time) -> Duration {
+        let leeway = self.effective_end().map(|end| end.before(self.terms.leeway));
+        let left = leeway.map_or(Duration::ZERO, |leeway| now.until(leeway));
+        self.terms.renewal_pause(rng, self.renewal.failures, left)
     }
 }

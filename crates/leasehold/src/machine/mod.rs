@@ -435,6 +435,7 @@ impl Machine {
             return;
         }
         self.heard(now, sent, result.as_ref().err());
+        let mut rng = self.rng.fork();
         let Some(login) = self.login_mut(id) else {
             return;
         };
@@ -450,6 +451,7 @@ impl Machine {
                 let (generation, failures) =
                     (login.generation.unwrap_or(0), login.renewal.failures);
                 let end = login.effective_end();
+                let calm = login.renewal_pause(&mut rng, now);
                 let kind = error.kind();
                 let mut retry_in = None;
                 match kind {
@@ -460,7 +462,9 @@ impl Machine {
                     _ if kind.is_transient() || kind == ErrorKind::TokenLost => {
                         // Inside the remaining life, and on through a running rotation: whichever
                         // works first. After the end the answer is "lease lost" at the latest.
-                        retry_in = Some(self.pause_before(now, end, &error, failures));
+                        let calm = if kind.is_transient() { calm } else { Duration::ZERO };
+                        let pause = self.pause_before(now, end, &error, failures);
+                        retry_in = Some(pause.max(calm));
                     }
                     // At its maximum TTL, or not allowed: rotated at its leeway instead. Rotating
                     // at once would gain nothing, since the login is good until then.

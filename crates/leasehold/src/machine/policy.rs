@@ -40,6 +40,9 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 const DEFAULT_ROLL: Duration = Duration::from_secs(2);
 const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
+/// The longest a renewal waits after its first failure, and after any other.
+const SOON: Duration = Duration::from_secs(60);
+const SLOWEST_RENEWAL: Duration = Duration::from_secs(600);
 
 /// What the user may set; `None` is the default.
 #[derive(Clone, Copy, Debug, Default, Hash)]
@@ -107,15 +110,43 @@ pub fn plan(grace: Option<Duration>, ttl: Duration) -> (Option<Duration>, Durati
 }
 
 impl Terms {
-    /// A lease is renewed once this much is left: a third of the TTL, as Vault's own watcher has
-    /// it. Where the leeway is a large part of the TTL that would be too late: a renewal that is
-    /// due together with the rotation is no renewal. So a third of what lies before the leeway is
-    /// kept for trying, or 2 s if there is so much: a server under load takes its time.
+    /// A lease is renewed at the latest once this much is left: when a third of its TTL has passed,
+    /// long before it has to be. What is left then is how long Vault may be away without a login
+    /// being lost; and a fleet whose renewals are more than an outage apart would come back from it
+    /// with several times its usual load, whatever it does (`cargo fleet`). A renewal costs Vault two
+    /// milliseconds.
+    ///
+    /// A renewal that is due together with the rotation is no renewal. So a third of what lies before
+    /// the leeway is kept for trying, or 2 s if there is so much: a server under load takes its time.
     pub(crate) fn renew_within(&self) -> Duration {
         let ttl = self.ttl.unwrap_or_default();
         let before = ttl.saturating_sub(self.leeway);
         let trying = (before / 3).max((before / 2).min(Duration::from_secs(2)));
-        (ttl / 3).max(self.leeway + trying)
+        (ttl - ttl / 3).max(self.leeway + trying)
+    }
+
+    /// How much sooner at the most, at random: half of the time that has passed by then. Processes
+    /// that were started together are spread over all of it after a few renewals.
+    pub(crate) fn renew_spread(&self) -> Duration {
+        self.ttl.unwrap_or_default().saturating_sub(self.renew_within()) / 2
+    }
+
+    /// How long a renewal that failed `failures` times waits, `left` before the leeway: once shortly,
+    /// as most of what fails is over in a moment, and then a third of what is left, a seventh of the
+    /// TTL at the most. Who has forty minutes has no reason to hurry, and thousands who do so keep a
+    /// server down that comes back. However long the TTL is, it is tried every ten minutes: until
+    /// then health can't say that it is over. Near the leeway the ordinary backoff takes over, which
+    /// is longer by then.
+    pub(crate) fn renewal_pause(
+        &self,
+        rng: &mut fastrand::Rng,
+        failures: u32,
+        left: Duration,
+    ) -> Duration {
+        let ttl = self.ttl.unwrap_or_default();
+        let most =
+            if failures <= 1 { (ttl / 60).min(SOON) } else { (ttl / 7).min(SLOWEST_RENEWAL) };
+        most.min(left / 3).mul_f64(0.75 + 0.25 * rng.f64())
     }
 
     /// How long a generation whose lease certainly lives for `life` is meant to serve at the
@@ -258,11 +289,12 @@ mod tests {
     fn defaults_scale_down_to_seconds() {
         let terms = Policy::default().terms(Some(s(3600)));
         assert_eq!((terms.grace, terms.leeway, terms.roll), (s(30), s(36), s(2)));
-        assert_eq!(terms.renew_within(), s(36) + s(3564) / 3);
+        assert_eq!((terms.renew_within(), terms.renew_spread()), (s(2400), s(600)));
         let terms = Policy::default().terms(Some(s(6)));
         assert_eq!(terms.grace, Duration::from_millis(1500));
         assert_eq!(terms.leeway, Duration::from_millis(3100));
         assert!(terms.renew_within() > terms.leeway);
+        assert!(terms.renew_within() + terms.renew_spread() < s(6));
         assert!(!terms.clipped);
     }
 
@@ -284,7 +316,9 @@ mod tests {
         for row in rows("What follows from the TTL") {
             let ttl = s(row[0].trim_end_matches(" s").parse().unwrap());
             let terms = Policy::default().terms(Some(ttl));
-            let numbers = [terms.grace, terms.leeway, terms.roll, terms.renew_within()];
+            let latest = terms.renew_within();
+            let numbers =
+                [terms.grace, terms.leeway, terms.roll, latest + terms.renew_spread(), latest];
             assert_eq!(row[1..], numbers.map(in_seconds), "with a TTL of {ttl:?}");
         }
         let refill = Policy::default().terms(None).refill();
@@ -342,6 +376,26 @@ mod tests {
         assert_eq!(limiter.take(at(31), s(30)), Err(at(330)));
         limiter.reset(at(40));
         assert!(limiter.take(at(40), s(30)).is_ok());
+    }
+
+    #[test]
+    fn a_renewal_is_tried_again_at_a_pace_that_fits_what_is_left() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        let terms = Policy::default().terms(Some(s(3600)));
+        let mut within = |failures, left, least: u64, most: u64| {
+            for _ in 0..200 {
+                let pause = terms.renewal_pause(&mut rng, failures, s(left));
+                assert!(pause >= s(least) && pause <= s(most), "{failures}, {left}: {pause:?}");
+            }
+        };
+        within(1, 2400, 45, 60);
+        within(2, 2400, 385, 515);
+        within(9, 600, 150, 200);
+        within(1, 60, 15, 20);
+        within(9, 0, 0, 0);
+        let day = Policy::default().terms(Some(s(86_400)));
+        assert!(day.renewal_pause(&mut rng, 1, s(50_000)) <= s(60));
+        assert!(day.renewal_pause(&mut rng, 2, s(50_000)) <= s(600));
     }
 
     #[test]

@@ -142,8 +142,8 @@ async fn cut_in(
             ] {
                 model.set(op, how);
             }
-            // A third of the TTL is left.
-            tokio::time::advance(TTL * 2 / 3).await;
+            // A third of the TTL has passed.
+            tokio::time::advance(TTL / 3).await;
             tokio::time::sleep(Duration::from_millis(1)).await;
             let done = on(&rotator, &provider, n).await;
             ends(&format!("{ops}, cut at {n}"), &model, rotator, base).await;
