@@ -24,7 +24,6 @@ const SELECT: &str = "SELECT 1";
 /// Both have the same servers, and logins of the same role.
 pub(crate) struct Servers {
     pub(crate) db: TestDb,
-    session: Session,
     /// The login that stays.
     plain: Creds,
 }
@@ -42,14 +41,15 @@ impl Servers {
         let role = RoleSpec::new("app").default_ttl(TTL).max_ttl(TTL);
         let token = AppRoleSpec::new().token_ttl(TTL).token_max_ttl(TTL);
         let db = stack.database(DatabaseSpec::new("overhead").role(role).app_role(token)).await?;
-        let auth = Auth::approle(db.role_id(), db.secret_id().await?);
-        let session = Session::login(VaultConfig::new(db.vault_addr()), auth).await?;
         let plain = db.creds().await?;
-        Ok(Self { db, session, plain })
+        Ok(Self { db, plain })
     }
 
+    /// On a session of its own, which it ends with itself.
     pub(crate) async fn rotator(&self) -> Result<Rotator, AnyError> {
-        let source = self.session.dynamic_role(self.db.mount(), self.db.role());
+        let auth = Auth::approle(self.db.role_id(), self.db.secret_id().await?);
+        let session = Session::login(VaultConfig::new(self.db.vault_addr()), auth).await?;
+        let source = session.dynamic_role(self.db.mount(), self.db.role());
         Ok(Rotator::builder(source).start_timeout(PATIENCE).start().await?)
     }
 
