@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod byhand;
 mod chronicle;
 mod load;
 pub mod matrix;
 mod pools;
 mod report;
+pub mod rotation;
 mod sockets;
 pub mod stats;
 mod weather;
@@ -53,7 +55,7 @@ pub async fn run(args: &Args) -> Result<Report, AnyError> {
         .observer(move |event| ear.hear(event))
         .start()
         .await?;
-    let sockets = Sockets::watch(world.place.port);
+    let sockets = Sockets::watch(world.place.port, Duration::from_millis(2));
     let provider = rotator.provider();
     let pool = AnyPool::connect(args.pool, args.pool_size, &world.place, &provider).await?;
     drop(provider);
