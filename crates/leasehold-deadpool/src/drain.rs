@@ -78,8 +78,8 @@ impl Drain<'_> {
         self.order.settled(&self.shared.name);
     }
 
-    /// Replaces superseded connections one by one, so that no borrower waits for a login: opens a
-    /// spare, and lets one superseded connection go for it, an idle one here or one that a
+    /// Replaces superseded connections one by one, spread over the roll, so that no borrower waits
+    /// for a login: opens a spare, and lets one superseded connection go for it, an idle one here or one that a
     /// borrower was about to get. Whoever needs a connection then finds the spare.
     async fn roll(&self) {
         if !self.may_roll() {
@@ -97,10 +97,19 @@ impl Drain<'_> {
             }
             let superseded = |verdict| verdict != Verdict::Current;
             if self.close_idle(1, |verdict| superseded(verdict) && self.shared.spares.claim()) == 0
+                && self.shared.spares.is_claimable()
             {
                 self.change().await;
+            } else {
+                self.pause().await;
             }
         }
+    }
+
+    /// Waits for the next one's turn, or until none is left.
+    async fn pause(&self) {
+        let none = self.shared.ledger.wait(|ledger| ledger.of(self.generation()) == 0);
+        let _ = tokio::time::timeout(self.order.pace(self.left()), none).await;
     }
 
     /// Something is left to roll, and no further swap ended the roll.
@@ -112,16 +121,13 @@ impl Drain<'_> {
     }
 
     async fn open_spare(&self) -> bool {
-        let dial = async {
-            let admission = self.shared.admit(None).await;
-            self.shared.open(admission).await
-        };
+        let dial = self.shared.open_spare();
         let dialled = tokio::select! {
             dialled = tokio::time::timeout(self.shared.connect_timeout, dial) => dialled,
             () = self.order.roll_over() => return false,
         };
         match dialled {
-            Ok(Ok(spare)) => {
+            Ok(Ok(Some(spare))) => {
                 self.shared.spares.put(spare);
                 true
             }

@@ -1,6 +1,8 @@
-//! Connections dialled ahead by the drain's task, so that no borrower waits for a login.
+//! Connections dialled ahead by the rotator's own tasks, so that no borrower waits for a login.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use leasehold::Generation;
 
 use crate::link::Link;
 
@@ -59,6 +61,55 @@ impl Spares {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connection that proved a candidate, until the candidate is installed, which makes it the
+/// first spare, or turns out not to be wanted.
+#[derive(Default)]
+pub(crate) struct Proven(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    /// Rises with each proof and each candidate that is not wanted.
+    round: u64,
+    proof: Option<(Weak<Generation>, Link)>,
+}
+
+impl Proven {
+    /// A proof begins, and what was kept of another is closed. Returns what
+    /// [`keep`](Self::keep) wants to know.
+    pub(crate) fn begin(&self) -> u64 {
+        self.discard();
+        self.lock().round
+    }
+
+    /// Keeps the connection, unless its candidate is not wanted any more or another proof began.
+    pub(crate) fn keep(&self, round: u64, candidate: &Arc<Generation>, link: Link) {
+        let mut kept = self.lock();
+        if kept.round == round {
+            kept.proof = Some((Arc::downgrade(candidate), link));
+        }
+    }
+
+    /// The connection that proved `installed`, if it was kept.
+    pub(crate) fn take(&self, installed: &Arc<Generation>) -> Option<Link> {
+        let (candidate, link) = self.lock().proof.take()?;
+        // Another candidate may have had the same number.
+        std::ptr::eq(candidate.as_ptr(), Arc::as_ptr(installed)).then_some(link)
+    }
+
+    /// Closes what is kept, and keeps nothing of a proof that is under way.
+    pub(crate) fn discard(&self) {
+        let mut kept = self.lock();
+        kept.round += 1;
+        let unwanted = kept.proof.take();
+        drop(kept);
+        drop(unwanted);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

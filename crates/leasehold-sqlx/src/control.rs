@@ -5,6 +5,7 @@
 //! one.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const FIND_OID: &str = "SELECT oid::bigint FROM pg_catalog.pg_roles WHERE rolnam
 pub(crate) struct Control {
     dials: Dials,
     slot: tokio::sync::Mutex<Option<Open>>,
+    /// Rises with each candidate that is not wanted.
+    unwanted: AtomicU64,
     /// Role OIDs by user name, newest last: they still find sessions when the name is gone.
     oids: Mutex<Vec<(String, i64)>>,
 }
@@ -39,17 +42,19 @@ struct Open {
 
 impl Control {
     pub(crate) fn new(dials: Dials) -> Self {
-        Self { dials, slot: tokio::sync::Mutex::default(), oids: Mutex::default() }
+        let (slot, oids) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { dials, slot, unwanted: AtomicU64::new(0), oids }
     }
 
-    /// Opens a connection with `candidate`, checks that it works, runs the user's probe, and closes
-    /// it again: a candidate may still be dropped, and must then leave no session behind.
+    /// Opens a connection with `candidate`, checks that it works, and runs the user's probe. That of
+    /// a candidate is kept for the drain that follows, unless it is [discarded](Self::discard).
     pub(crate) async fn prove(
         &self,
         pool: &PgPool,
         candidate: &Generation,
         probe: Option<&str>,
     ) -> Result<(), sqlx::Error> {
+        let unwanted = self.unwanted.load(Ordering::Acquire);
         let mut slot = self.slot.lock().await;
         close(&mut slot).await;
         let mut conn = dial(&self.dials, pool, candidate).await?;
@@ -57,9 +62,30 @@ impl Control {
         if let Some(probe) = probe {
             sqlx::raw_sql(AssertSqlSafe(probe)).execute(&mut conn).await?;
         }
-        // It answered; how it ends proves nothing.
-        let _ = conn.close().await;
+        let generation = candidate.number();
+        if generation > self.dials.installed() && pool.size() > 0 {
+            *slot = Some(Open { conn, generation });
+        } else {
+            // It answered; how it ends proves nothing.
+            let _ = conn.close().await;
+        }
+        drop(slot);
+        // Looked at once the slot is free: who discards meanwhile finds it taken.
+        if self.unwanted.load(Ordering::Acquire) != unwanted {
+            self.close().await;
+        }
         Ok(())
+    }
+
+    /// The candidate that was proven, or is being proven, is not wanted: it must leave no session
+    /// behind.
+    pub(crate) fn discard(&self) {
+        self.unwanted.fetch_add(1, Ordering::AcqRel);
+        if let Ok(mut slot) = self.slot.try_lock()
+            && slot.as_ref().is_some_and(|open| open.generation > self.dials.installed())
+        {
+            *slot = None;
+        }
     }
 
     /// Asks the connection of `user` for its role's OID and remembers it. A role that may not read

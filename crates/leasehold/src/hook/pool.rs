@@ -25,6 +25,11 @@ pub trait ManagedPool: Send + Sync + 'static {
     /// drain that follows.
     fn prove<'a>(&'a self, candidate: &'a Arc<Generation>) -> BoxFuture<'a, Proof>;
 
+    /// The candidate of the last proof is not wanted, and its lease is revoked next: closes what was
+    /// kept of the proof, and keeps nothing of one that is still under way. Must not block.
+    /// Default: nothing is kept.
+    fn discard(&self) {}
+
     /// Uses `next` for every connection dialled from now on, and takes all that exist for
     /// superseded. Called under the swap lock: must neither block nor panic.
     fn install(&self, next: &Arc<Generation>);
@@ -145,6 +150,20 @@ impl DrainOrder {
     pub fn may_roll(&self) -> bool {
         let now = self.clock.now();
         now < self.roll_until && now < self.terms.borrow().deadline
+    }
+
+    /// How long to wait before the next of `left` superseded connections is replaced, so that the
+    /// logins that replace them are spread over the roll. Each costs both ends some milliseconds of
+    /// CPU: made back to back they take it from the queries. At most 250 ms, so that a small pool
+    /// is done sooner; nothing once the roll is over.
+    #[must_use]
+    pub fn pace(&self, left: usize) -> Duration {
+        const SLOWEST: Duration = Duration::from_millis(250);
+        let until = self.roll_until.min(self.terms.borrow().deadline);
+        // A tenth is kept for what comes back late.
+        let time = (until - self.clock.now()) * 9 / 10;
+        let left = u32::try_from(left.max(1)).unwrap_or(u32::MAX);
+        (time / left).min(SLOWEST)
     }
 
     /// Resolves when they may not any more. Cancel safe.
