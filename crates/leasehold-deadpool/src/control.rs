@@ -31,9 +31,11 @@ pub(crate) enum Unproven {
 pub(crate) async fn prove(shared: &Shared, candidate: &Arc<Generation>) -> Result<(), Unproven> {
     let round = shared.proven.begin();
     // Under the user's own name: it may become the pool's.
-    let link = open(shared, Some(candidate), None).await.map_err(Unproven::Connect)?;
+    let dialled = open(shared, Some(candidate), None).await;
+    let (link, crowded) = dialled.map_err(Unproven::Connect)?;
     let checked = check(shared, link.client()).await;
     if checked.is_ok()
+        && !crowded
         && is_useful(shared, candidate)
         && is_clean(shared, link.client()).await
         && shared.warm_up(link.client()).await
@@ -79,7 +81,7 @@ pub(crate) async fn count(shared: &Shared, of: &Generation) -> Result<Option<i64
     if shared.current().credential().address() != of.credential().address() {
         return Ok(None);
     }
-    let link = open(shared, None, Some(sql::CONTROL_APPLICATION)).await?;
+    let (link, _) = open(shared, None, Some(sql::CONTROL_APPLICATION)).await?;
     let counted = sessions(shared, link.client(), of).await;
     link.close().await;
     counted.map(Some)
@@ -129,19 +131,20 @@ async fn sessions(shared: &Shared, client: &Client, of: &Generation) -> Result<i
 
 /// A counted connection with the login of `of`, or else with the one that is current when there is
 /// room: not with one that a swap supersedes while it waits. If Postgres has no place left, one of
-/// the pool's own makes way.
+/// the pool's own makes way; tells whether one had to.
 async fn open(
     shared: &Shared,
     of: Option<&Arc<Generation>>,
     application: Option<&str>,
-) -> Result<Link, Error> {
+) -> Result<(Link, bool), Error> {
     let dial = async || {
         let admission = shared.admit(of).await;
         let generation = admission.generation.clone();
         shared.open_control(&generation, Some(admission), application).await
     };
     let mut dialled = dial().await;
-    if is_full(&dialled) && shared.close_idle(1, |_| true) > 0 {
+    let crowded = is_full(&dialled) && shared.close_idle(1, |_| true) > 0;
+    if crowded {
         // A backend outlives its socket by some milliseconds.
         for _ in 0..LEAVING {
             dialled = dial().await;
@@ -151,7 +154,7 @@ async fn open(
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-    dialled
+    dialled.map(|link| (link, crowded))
 }
 
 fn is_full(dialled: &Result<Link, Error>) -> bool {

@@ -57,13 +57,13 @@ impl Control {
         let unwanted = self.unwanted.load(Ordering::Acquire);
         let mut slot = self.slot.lock().await;
         close(&mut slot).await;
-        let mut conn = dial(&self.dials, pool, candidate).await?;
+        let (mut conn, crowded) = dial(&self.dials, pool, candidate).await?;
         self.learn_oid(&mut conn, candidate.credential().username()).await?;
         if let Some(probe) = probe {
             sqlx::raw_sql(AssertSqlSafe(probe)).execute(&mut conn).await?;
         }
         let generation = candidate.number();
-        if generation > self.dials.installed() && pool.size() > 0 {
+        if generation > self.dials.installed() && pool.size() > 0 && !crowded {
             *slot = Some(Open { conn, generation });
         } else {
             // It answered; how it ends proves nothing.
@@ -119,7 +119,7 @@ impl Control {
         // One of a login that is being drained itself would outlive it.
         if slot.as_ref().is_none_or(|open| open.generation != current.number()) {
             close(&mut slot).await;
-            let conn = dial(&self.dials, pool, &current).await?;
+            let (conn, _) = dial(&self.dials, pool, &current).await?;
             *slot = Some(Open { conn, generation: current.number() });
         }
         let Some(open) = slot.as_mut() else {
@@ -156,7 +156,7 @@ impl Control {
     ) -> Result<Vec<Holder>, sqlx::Error> {
         let mut slot = self.slot.lock().await;
         close(&mut slot).await;
-        let mut conn = dial(&self.dials, pool, old).await?;
+        let (mut conn, _) = dial(&self.dials, pool, old).await?;
         // Roles are often made with a default role that owns the tables; that one may not end the
         // login's sessions.
         sqlx::raw_sql("SET ROLE NONE").execute(&mut conn).await?;
@@ -197,11 +197,12 @@ impl fmt::Debug for Control {
     }
 }
 
+/// Opens a connection beside the pool; tells whether one of the pool had to make way for it.
 async fn dial(
     dials: &Dials,
     pool: &PgPool,
     generation: &Generation,
-) -> Result<PgConnection, sqlx::Error> {
+) -> Result<(PgConnection, bool), sqlx::Error> {
     // A clone: the pool's own options are counted while somebody holds them.
     let base = PgConnectOptions::clone(&pool.connect_options());
     dials.check(&base, generation)?;
@@ -222,7 +223,7 @@ async fn dial(
                 tokio::time::sleep(FULL_PACE).await;
                 tries -= 1;
             }
-            done => return done,
+            done => return done.map(|conn| (conn, tries < FULL_TRIES)),
         }
     }
 }

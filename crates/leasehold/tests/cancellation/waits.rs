@@ -106,10 +106,14 @@ async fn the_waits_of_a_drain_may_be_dropped() {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
+    // Replacements are spread over the roll, and a small pool is done sooner.
+    let (few, many) = (order.pace(2), order.pace(1000));
+    assert!(Duration::ZERO < many && many < few && few <= Duration::from_millis(250));
     let rolls = cut_everywhere("roll_over", async |n| cut(order.roll_over(), n).await).await;
     let ends = cut_everywhere("deadline", async |n| cut(order.deadline(), n).await).await;
     assert!(rolls > 1 && ends > 1, "{rolls} and {ends} awaits");
     assert!(!order.may_roll());
+    assert_eq!(order.pace(2), Duration::ZERO);
     assert!(rotator.shutdown(S).await.is_clean());
     drop((rotator, order));
     tasks_end("a drain", base).await;
