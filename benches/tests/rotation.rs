@@ -10,7 +10,7 @@ use serde_json::Value;
 fn nothing_fails_and_no_pool_goes_above_its_maximum_and_one() {
     let done = Command::new(env!("CARGO_BIN_EXE_rotation"))
         .args(["--size", "4", "--rotations", "2", "--by-hand", "1"])
-        .args(["--warm-up", "0.2", "--think-ms", "20"])
+        .args(["--warm-up", "0.2", "--think-ms", "20", "--roll-ms", "500"])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

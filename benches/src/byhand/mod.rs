@@ -46,9 +46,10 @@ enum Options {
     Deadpool(Arc<ArcSwap<tokio_postgres::Config>>),
 }
 
-/// When the new login came into use, and when nothing of the old one was left to do.
+/// When the first connection could be made with the new login, and when nothing of the old one was
+/// left to do.
 pub(crate) struct Rotated {
-    pub(crate) swapped: Instant,
+    pub(crate) begun: Instant,
     pub(crate) over: Instant,
 }
 
@@ -81,21 +82,20 @@ impl ByHand {
 
     pub(crate) async fn rotate(&mut self) -> Result<Rotated, AnyError> {
         let new = self.source.issue().await?;
-        let swapped = match self.recipe {
+        let begun = Instant::now();
+        match self.recipe {
             Recipe::NewPool => self.swap_pools(&new.credential).await?,
             Recipe::Options { keep } => {
                 self.change_options(&new.credential);
-                let swapped = Instant::now();
                 tokio::time::sleep(keep).await;
-                swapped
             }
-        };
+        }
         let old = std::mem::replace(&mut self.login, new);
         self.source.revoke(&old.lease, RevokeMode::Sync).await?;
-        Ok(Rotated { swapped, over: Instant::now() })
+        Ok(Rotated { begun, over: Instant::now() })
     }
 
-    async fn swap_pools(&self, login: &Credential) -> Result<Instant, AnyError> {
+    async fn swap_pools(&self, login: &Credential) -> Result<(), AnyError> {
         let new = match &**self.pool.load() {
             AnyPool::Sqlx(_) => AnyPool::Sqlx(sqlx::pool(&self.target, login, self.size)?),
             AnyPool::Deadpool(_) => {
@@ -105,12 +105,11 @@ impl ByHand {
         // No borrower is to wait for a login.
         new.fill(self.size).await?;
         let old = self.pool.swap(Arc::new(new));
-        let swapped = Instant::now();
         match &*old {
             AnyPool::Sqlx(old) => old.close().await,
             AnyPool::Deadpool(old) => deadpool::close(old).await,
         }
-        Ok(swapped)
+        Ok(())
     }
 
     fn change_options(&self, login: &Credential) {

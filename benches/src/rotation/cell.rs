@@ -19,10 +19,10 @@ const SETTLE: Duration = Duration::from_millis(250);
 /// Reading the kernel's table costs a millisecond of CPU where there are hundreds of sockets.
 const LOOK: Duration = Duration::from_millis(20);
 /// TTL of the role. A rotation that is asked for is free of the limiter where the login has served
-/// an eighth of it, with a grace that is most of the TTL; a longer one would have to wait for
+/// an eighth of its TTL, with a grace that is most of that; a longer one would have to wait for
 /// permits.
-const TTL: Duration = Duration::from_secs(40);
-const GRACE: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(32);
+const GRACE: Duration = Duration::from_secs(24);
 
 /// Which.
 #[derive(Clone, Copy, Debug, Serialize)]

@@ -121,10 +121,9 @@ impl Subject {
                 Rotation { window, drained: drained - swapped }
             }
             Self::ByHand(service) => {
-                let Rotated { swapped, over } = service.rotate().await?;
-                let end = (over + AFTERMATH).max(swapped + LEAST);
-                let window = Window { begin: swapped, end };
-                Rotation { window, drained: over - swapped }
+                let Rotated { begun, over } = service.rotate().await?;
+                let end = (over + AFTERMATH).max(begun + LEAST);
+                Rotation { window: Window { begin: begun, end }, drained: over - begun }
             }
         };
         tokio::time::sleep_until(rotation.window.end.into()).await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Timeouts;
-use leasehold::hook::{DrainOrder, Drained, Refusal, Verdict};
+use leasehold::hook::{DrainOrder, Drained, Pace, Refusal, Verdict};
 
 use crate::control;
 use crate::error::{explain, kind, refusal};
@@ -89,6 +89,7 @@ impl Drain<'_> {
             one = self.shared.rolling.lock() => one,
             () = self.order.roll_over() => return,
         };
+        let mut pace = self.order.pace();
         while self.may_roll() {
             self.tell_remaining();
             if !self.shared.spares.is_claimable() && !self.open_spare().await {
@@ -101,15 +102,18 @@ impl Drain<'_> {
             {
                 self.change().await;
             } else {
-                self.pause().await;
+                self.pause(&mut pace).await;
             }
         }
     }
 
     /// Waits for the next one's turn, or until none is left.
-    async fn pause(&self) {
+    async fn pause(&self, pace: &mut Pace<'_>) {
         let none = self.shared.ledger.wait(|ledger| ledger.of(self.generation()) == 0);
-        let _ = tokio::time::timeout(self.order.pace(self.left()), none).await;
+        tokio::select! {
+            () = pace.turn(self.left()) => {}
+            () = none => {}
+        }
     }
 
     /// Something is left to roll, and no further swap ended the roll.
@@ -155,14 +159,16 @@ impl Drain<'_> {
         let Some(pool) = self.shared.pool() else {
             return;
         };
-        let bound = Some(self.shared.connect_timeout);
-        let now = Timeouts { wait: Some(Duration::ZERO), create: bound, recycle: bound };
+        // What is made of a spare is there at once; a dial in place of one that a borrower took
+        // would hold up everybody.
+        let (at_once, bound) = (Some(Duration::ZERO), Some(self.shared.connect_timeout));
+        let now = Timeouts { wait: at_once, create: at_once, recycle: bound };
         let mut held = Vec::new();
         while self.shared.spares.len() > 0 {
             let status = pool.status();
             let used = status.size - status.available + status.waiting;
-            if used + 1 >= status.max_size {
-                // The last place is the borrowers'; in a busy pool they take the spares themselves.
+            if used >= status.max_size {
+                // In a busy pool borrowers take the spares themselves.
                 return;
             }
             match pool.timeout_get(&now).await {

@@ -1,5 +1,6 @@
 //! Connections dialled ahead by the rotator's own tasks, so that no borrower waits for a login.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use leasehold::Generation;
@@ -12,14 +13,14 @@ pub(crate) struct Spares(Mutex<Inner>);
 
 #[derive(Default)]
 struct Inner {
-    waiting: Vec<Link>,
+    waiting: VecDeque<Link>,
     unclaimed: usize,
 }
 
 impl Spares {
     pub(crate) fn put(&self, spare: Link) {
         let mut inner = self.lock();
-        inner.waiting.push(spare);
+        inner.waiting.push_back(spare);
         inner.unclaimed += 1;
     }
 
@@ -27,7 +28,7 @@ impl Spares {
     pub(crate) fn take(&self, generation: u64) -> Option<Link> {
         let mut inner = self.lock();
         let spare = loop {
-            match inner.waiting.pop() {
+            match inner.waiting.pop_front() {
                 Some(spare) if spare.generation() != generation => {}
                 Some(spare) if spare.client().is_closed() => {}
                 spare => break spare,

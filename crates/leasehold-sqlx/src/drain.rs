@@ -151,6 +151,7 @@ impl Drain<'_> {
     async fn roll(&self) {
         let mut retry = ROLL_RETRY;
         let mut left = self.pool.pool().size() as usize;
+        let mut pace = self.order.pace();
         while self.order.may_roll() && !self.pool.pool().is_closed() {
             let begun = Instant::now();
             match self.replace_one().await {
@@ -165,7 +166,7 @@ impl Drain<'_> {
                             counted => left = counted.unwrap_or(1),
                         }
                     }
-                    tokio::time::sleep(self.order.pace(left)).await;
+                    pace.turn(left).await;
                 }
                 // What is borrowed now can be replaced when it comes back, until time is up.
                 Ok(false) if self.is_exclusive() && self.count().await != Some(0) => {
