@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use clap::ValueEnum;
-use leasehold::{Event, Rotator};
+use leasehold::{Event, Reason, Rotator};
 use leasehold_testkit::TestDb;
 use leasehold_vault::{Auth, Session, VaultConfig};
 use serde::Serialize;
@@ -165,6 +165,7 @@ async fn connect(
 
 fn hear(event: &Event, tell: &mpsc::UnboundedSender<(Instant, Told)>) {
     let told = match event {
+        Event::Swapped { reason: Reason::Start, .. } => return,
         Event::Swapped { generation, .. } => Told::Swapped(*generation),
         Event::Drained { generation, .. } => Told::Drained(*generation),
         Event::Revoked { generation, .. } => Told::Revoked(*generation),

@@ -209,6 +209,9 @@ impl Drain<'_> {
             }
             let sweep = ours::sweep(self.pool.pool());
             let swept = tokio::time::timeout(SWEEP_BOUND, sweep).await;
+            // Before the count: what is dialling now the server may not show yet, what has been
+            // dialled it does.
+            let dials = self.dials();
             let left = match self.is_exclusive() {
                 true => self.count().await,
                 // Current connections are not told apart by their login: the sweep is all we have.
@@ -216,7 +219,7 @@ impl Drain<'_> {
                 false => Some(usize::from(swept != Ok(false))),
             };
             if let Some(left) = left {
-                let left = left + self.dials();
+                let left = left + dials;
                 if *last != Some(left) {
                     *last = Some(left);
                     self.order.remaining(self.pool.name(), left);
@@ -289,8 +292,9 @@ impl Drain<'_> {
         let mut left = left;
         let confirm = async {
             loop {
+                let dials = self.dials();
                 if let Some(n) = self.count().await {
-                    left = n + self.dials();
+                    left = n + dials;
                 }
                 if left == 0 {
                     return;
