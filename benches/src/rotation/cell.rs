@@ -18,11 +18,11 @@ use crate::world::unix_now;
 const SETTLE: Duration = Duration::from_millis(250);
 /// Reading the kernel's table costs a millisecond of CPU where there are hundreds of sockets.
 const LOOK: Duration = Duration::from_millis(20);
-/// TTL of the role. A rotation that is asked for is free of the limiter where the login has served
-/// an eighth of its TTL, with a grace that is most of that; a longer one would have to wait for
-/// permits.
-const TTL: Duration = Duration::from_secs(32);
-const GRACE: Duration = Duration::from_secs(24);
+/// TTL and maximum TTL of the role. Rotations that are asked for are limited, planned ones are not
+/// where a login serves an eighth of its TTL: the grace leaves it 6 s, which is room for a rotation
+/// and as long a calm.
+const TTL: Duration = Duration::from_secs(40);
+const GRACE: Duration = Duration::from_secs(29);
 
 /// Which.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -78,7 +78,7 @@ pub(super) async fn run(
     args: &Args,
 ) -> Result<Figures, AnyError> {
     // Definitions as those of `deploy/vault`: they end the sessions that are left.
-    let role = RoleSpec::new("app").default_ttl(TTL).max_ttl(Duration::from_secs(3600));
+    let role = RoleSpec::new("app").default_ttl(TTL).max_ttl(TTL);
     let role = role.terminating_revocation();
     let login = AppRoleSpec::new().token_ttl(Duration::from_secs(3600));
     let name = format!("rotation{}", fastrand::u32(..));

@@ -110,11 +110,10 @@ impl Subject {
         }
     }
 
-    /// Rotates, and waits until the old login is revoked and the window is over.
+    /// Rotates, by hand at once, a rotator when it is due, and waits until the old login is revoked and the window is over.
     pub(super) async fn rotate(&mut self) -> Result<Rotation, AnyError> {
         let rotation = match self {
-            Self::Leasehold { rotator, told, .. } => {
-                rotator.rotate();
+            Self::Leasehold { told, .. } => {
                 let rotated = tokio::time::timeout(PATIENCE, follow(told)).await;
                 let (swapped, drained) = rotated.map_err(|_| "no rotation within a minute")??;
                 let window = Window { begin: swapped, end: drained.max(swapped + LEAST) };
