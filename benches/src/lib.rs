@@ -4,12 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod byhand;
 pub mod capacity;
 mod chronicle;
 mod load;
 pub mod matrix;
 mod pools;
 mod report;
+pub mod rotation;
 mod sockets;
 pub mod stats;
 pub mod trees;
@@ -55,7 +57,7 @@ pub async fn run(args: &Args) -> Result<Report, AnyError> {
         .observer(move |event| ear.hear(event))
         .start()
         .await?;
-    let sockets = Sockets::watch(world.place.port);
+    let sockets = Sockets::watch(world.place.port, Duration::from_millis(2));
     let provider = rotator.provider();
     let pool = AnyPool::connect(args.pool, args.pool_size, &world.place, &provider).await?;
     drop(provider);

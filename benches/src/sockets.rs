@@ -15,12 +15,12 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
-    /// Begins to look, with 2 ms between two looks. `None` where the kernel does not tell (not
+    /// Begins to look, with `pause` between two looks. `None` where the kernel does not tell (not
     /// Linux).
     ///
     /// On a thread of its own: the kernel's table takes long to read where it is long, and whoever
     /// reads it on the runtime holds up what is measured.
-    pub(crate) fn watch(port: u16) -> Option<Self> {
+    pub(crate) fn watch(port: u16, pause: Duration) -> Option<Self> {
         let before = sockets_to(port)?;
         let watch = Self { most: Arc::default(), ended: Arc::default() };
         let (most, ended) = (watch.most.clone(), watch.ended.clone());
@@ -29,7 +29,7 @@ impl Sockets {
                 if let Some(now) = sockets_to(port) {
                     most.fetch_max(now.difference(&before).count(), Ordering::Relaxed);
                 }
-                thread::sleep(Duration::from_millis(2));
+                thread::sleep(pause);
             }
         });
         Some(watch)

@@ -1,8 +1,8 @@
 //! Connections beside the pool: they prove a login, count the sessions of a superseded one, and
 //! end them at the deadline.
 //!
-//! Each is closed when it has done its work: a candidate may still be dropped, and must then leave
-//! no session behind; and one that stays would be counted by the drain of its own login.
+//! Each is closed when it has done its work: one that stays would be counted by the drain of its own
+//! login. Only that of a proof is kept until its candidate is installed, to be the first spare.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,13 +29,37 @@ pub(crate) enum Unproven {
 
 /// Opens a connection with `candidate`, checks that it works, and runs the user's probe.
 pub(crate) async fn prove(shared: &Shared, candidate: &Arc<Generation>) -> Result<(), Unproven> {
-    let link = open(shared, Some(candidate)).await.map_err(Unproven::Connect)?;
+    let round = shared.proven.begin();
+    // Under the user's own name: it may become the pool's.
+    let dialled = open(shared, Some(candidate), None).await;
+    let (link, crowded) = dialled.map_err(Unproven::Connect)?;
     let checked = check(shared, link.client()).await;
-    link.close().await;
+    if checked.is_ok()
+        && !crowded
+        && is_useful(shared, candidate)
+        && is_clean(shared, link.client()).await
+        && shared.warm_up(link.client()).await
+    {
+        shared.proven.keep(round, candidate, link);
+    } else {
+        link.close().await;
+    }
     if let Some(oid) = checked? {
         shared.remember_oid(candidate.number(), oid);
     }
     Ok(())
+}
+
+/// There are connections that it can stand in for once `candidate` is installed; it is not the
+/// current login that is proved once more.
+fn is_useful(shared: &Shared, candidate: &Generation) -> bool {
+    let current = shared.current().number();
+    candidate.number() > current && shared.ledger.of(current) > 0
+}
+
+/// Has no more of a past than a new one, whatever the probe did.
+async fn is_clean(shared: &Shared, client: &Client) -> bool {
+    shared.probe.is_none() || client.batch_execute("DISCARD ALL").await.is_ok()
 }
 
 /// What a connection must be able to do. Returns its role's OID, if the role may read it.
@@ -57,7 +81,7 @@ pub(crate) async fn count(shared: &Shared, of: &Generation) -> Result<Option<i64
     if shared.current().credential().address() != of.credential().address() {
         return Ok(None);
     }
-    let link = open(shared, None).await?;
+    let (link, _) = open(shared, None, Some(sql::CONTROL_APPLICATION)).await?;
     let counted = sessions(shared, link.client(), of).await;
     link.close().await;
     counted.map(Some)
@@ -69,7 +93,7 @@ pub(crate) async fn end_sessions(
     shared: &Shared,
     old: &Arc<Generation>,
 ) -> Result<Vec<Holder>, Error> {
-    let link = shared.open_control(old, None, sql::CONTROL_APPLICATION).await?;
+    let link = shared.open_control(old, None, Some(sql::CONTROL_APPLICATION)).await?;
     let ended = end(shared, link.client(), old).await;
     link.close().await;
     ended
@@ -107,15 +131,20 @@ async fn sessions(shared: &Shared, client: &Client, of: &Generation) -> Result<i
 
 /// A counted connection with the login of `of`, or else with the one that is current when there is
 /// room: not with one that a swap supersedes while it waits. If Postgres has no place left, one of
-/// the pool's own makes way.
-async fn open(shared: &Shared, of: Option<&Arc<Generation>>) -> Result<Link, Error> {
+/// the pool's own makes way; tells whether one had to.
+async fn open(
+    shared: &Shared,
+    of: Option<&Arc<Generation>>,
+    application: Option<&str>,
+) -> Result<(Link, bool), Error> {
     let dial = async || {
         let admission = shared.admit(of).await;
         let generation = admission.generation.clone();
-        shared.open_control(&generation, Some(admission), sql::CONTROL_APPLICATION).await
+        shared.open_control(&generation, Some(admission), application).await
     };
     let mut dialled = dial().await;
-    if is_full(&dialled) && shared.close_idle(1, |_| true) > 0 {
+    let crowded = is_full(&dialled) && shared.close_idle(1, |_| true) > 0;
+    if crowded {
         // A backend outlives its socket by some milliseconds.
         for _ in 0..LEAVING {
             dialled = dial().await;
@@ -125,7 +154,7 @@ async fn open(shared: &Shared, of: Option<&Arc<Generation>>) -> Result<Link, Err
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-    dialled
+    dialled.map(|link| (link, crowded))
 }
 
 fn is_full(dialled: &Result<Link, Error>) -> bool {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::Timeouts;
-use leasehold::hook::{DrainOrder, Drained, Refusal, Verdict};
+use leasehold::hook::{DrainOrder, Drained, Pace, Refusal, Verdict};
 
 use crate::control;
 use crate::error::{explain, kind, refusal};
@@ -78,8 +78,8 @@ impl Drain<'_> {
         self.order.settled(&self.shared.name);
     }
 
-    /// Replaces superseded connections one by one, so that no borrower waits for a login: opens a
-    /// spare, and lets one superseded connection go for it, an idle one here or one that a
+    /// Replaces superseded connections one by one, spread over the roll, so that no borrower waits
+    /// for a login: opens a spare, and lets one superseded connection go for it, an idle one here or one that a
     /// borrower was about to get. Whoever needs a connection then finds the spare.
     async fn roll(&self) {
         if !self.may_roll() {
@@ -89,6 +89,7 @@ impl Drain<'_> {
             one = self.shared.rolling.lock() => one,
             () = self.order.roll_over() => return,
         };
+        let mut pace = self.order.pace();
         while self.may_roll() {
             self.tell_remaining();
             if !self.shared.spares.is_claimable() && !self.open_spare().await {
@@ -97,9 +98,21 @@ impl Drain<'_> {
             }
             let superseded = |verdict| verdict != Verdict::Current;
             if self.close_idle(1, |verdict| superseded(verdict) && self.shared.spares.claim()) == 0
+                && self.shared.spares.is_claimable()
             {
                 self.change().await;
+            } else {
+                self.pause(&mut pace).await;
             }
+        }
+    }
+
+    /// Waits for the next one's turn, or until none is left.
+    async fn pause(&self, pace: &mut Pace<'_>) {
+        let none = self.shared.ledger.wait(|ledger| ledger.of(self.generation()) == 0);
+        tokio::select! {
+            () = pace.turn(self.left()) => {}
+            () = none => {}
         }
     }
 
@@ -112,16 +125,13 @@ impl Drain<'_> {
     }
 
     async fn open_spare(&self) -> bool {
-        let dial = async {
-            let admission = self.shared.admit(None).await;
-            self.shared.open(admission).await
-        };
+        let dial = self.shared.open_spare();
         let dialled = tokio::select! {
             dialled = tokio::time::timeout(self.shared.connect_timeout, dial) => dialled,
             () = self.order.roll_over() => return false,
         };
         match dialled {
-            Ok(Ok(spare)) => {
+            Ok(Ok(Some(spare))) => {
                 self.shared.spares.put(spare);
                 true
             }
@@ -149,14 +159,16 @@ impl Drain<'_> {
         let Some(pool) = self.shared.pool() else {
             return;
         };
-        let bound = Some(self.shared.connect_timeout);
-        let now = Timeouts { wait: Some(Duration::ZERO), create: bound, recycle: bound };
+        // What is made of a spare is there at once; a dial in place of one that a borrower took
+        // would hold up everybody.
+        let (at_once, bound) = (Some(Duration::ZERO), Some(self.shared.connect_timeout));
+        let now = Timeouts { wait: at_once, create: at_once, recycle: bound };
         let mut held = Vec::new();
         while self.shared.spares.len() > 0 {
             let status = pool.status();
             let used = status.size - status.available + status.waiting;
-            if used + 1 >= status.max_size {
-                // The last place is the borrowers'; in a busy pool they take the spares themselves.
+            if used >= status.max_size {
+                // In a busy pool borrowers take the spares themselves.
                 return;
             }
             match pool.timeout_get(&now).await {

@@ -12,7 +12,7 @@ use leasehold::{CredentialProvider, Observation};
 
 use crate::connect::handed_over;
 use crate::error::sqlstate;
-use crate::shared::Shared;
+use crate::shared::{Shared, WARMING};
 
 /// How long a liveness sample may hold up its borrower. A server that takes longer is in trouble of
 /// its own, of which the borrower's query will tell.
@@ -28,11 +28,19 @@ pub(crate) fn add(
     liveness: Option<Duration>,
 ) -> PoolBuilder {
     let stamped = shared.clone();
+    let warming = shared.clone();
     let guard = Guard { shared: shared.clone(), provider, sampler: liveness.map(Sampler::new) };
     builder
         .post_create(Hook::sync_fn(move |_, _| {
             stamped.stamped(handed_over());
             Ok(())
+        }))
+        .post_create(Hook::async_fn(move |client, _| {
+            let shared = warming.clone();
+            Box::pin(async move {
+                let _ = tokio::time::timeout(WARMING, warm(&shared, client)).await;
+                Ok(())
+            })
         }))
         .pre_recycle(Hook::async_fn(move |client, metrics| guard.pass(client, metrics)))
 }
@@ -61,6 +69,13 @@ impl Guard {
             Verdict::Superseded if !self.shared.spares.claim() => Box::pin(Pass),
             _ => Box::pin(std::future::ready(Err(HookError::message("superseded")))),
         }
+    }
+}
+
+/// Never an error: deadpool would hand it to the borrower.
+async fn warm(shared: &Shared, client: &ClientWrapper) {
+    for statement in &shared.warm {
+        let _ = client.prepare_cached(statement).await;
     }
 }
 

@@ -25,6 +25,7 @@ pub struct Installer {
     name: String,
     manager: ManagerConfig,
     probe: Option<String>,
+    warm: Vec<String>,
     liveness: Option<Duration>,
     connect_timeout: Duration,
 }
@@ -42,6 +43,7 @@ impl Installer {
             name: "deadpool".to_owned(),
             manager: ManagerConfig::default(),
             probe: None,
+            warm: Vec::new(),
             liveness: Some(Sampler::DEFAULT_INTERVAL),
             connect_timeout: Duration::from_secs(5),
         }
@@ -63,6 +65,20 @@ impl Installer {
     /// `SELECT 1 FROM orders LIMIT 0`. Default: none, a login is proven when it opens a connection.
     pub fn probe(mut self, sql: impl Into<String>) -> Self {
         self.probe = Some(sql.into());
+        self
+    }
+
+    /// Statements that each connection of the pool has in its statement cache before it is handed
+    /// out for the first time, as if its borrower had called `prepare_cached` with the same text:
+    /// the first query on a connection is slow, and after a rotation all are new. Those that
+    /// replace superseded ones get them off the borrowers' path; where a borrower has to wait for a
+    /// connect, it waits for these too, a round trip each, for at most a second. One that can't be prepared is passed over.
+    /// Default: none.
+    pub fn warm_statements<S: Into<String>>(
+        mut self,
+        statements: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.warm = statements.into_iter().map(Into::into).collect();
         self
     }
 
@@ -148,8 +164,14 @@ impl Installer {
     {
         let dial = Box::new(TlsDial { config: config.clone(), tls });
         let current = provider.current().clone();
-        let shared =
-            Arc::new(Shared::new(self.name, self.probe, self.connect_timeout, dial, current));
+        let shared = Arc::new(Shared::new(
+            self.name,
+            self.probe,
+            self.warm,
+            self.connect_timeout,
+            dial,
+            current,
+        ));
         let connector = Connector { shared: shared.clone(), provider: provider.clone() };
         let manager = Manager::from_connect(config, connector, self.manager);
         let builder = Pool::builder(manager).runtime(Runtime::Tokio1);

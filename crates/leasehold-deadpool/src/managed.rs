@@ -39,6 +39,10 @@ impl ManagedPool for Managed {
         })
     }
 
+    fn discard(&self) {
+        self.0.proven.discard();
+    }
+
     fn install(&self, next: &Arc<Generation>) {
         self.0.install(next);
     }
@@ -61,6 +65,7 @@ impl ManagedPool for Managed {
         }
         self.0.gate.retire_all();
         self.0.spares.clear();
+        self.0.proven.discard();
     }
 
     /// A pool that was dropped while something is borrowed from it is still drained: its logins

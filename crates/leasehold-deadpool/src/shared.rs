@@ -9,15 +9,18 @@ use deadpool_postgres::{Pool, WeakPool};
 use leasehold::Generation;
 use leasehold::hook::{Gate, Ledger, Ticket, Verdict};
 use tokio::task::AbortHandle;
-use tokio_postgres::Error;
+use tokio_postgres::{Client, Error};
 
 use crate::link::{Dial, Link};
-use crate::spare::Spares;
+use crate::spare::{Proven, Spares};
 
 /// How long a dial waits for the sockets of discarded connections to be really closed, so that a
 /// pool never has more than its maximum and one. Closing takes microseconds unless the runtime is
 /// starved; a borrower is not held up for longer than this.
 const CLOSING: Duration = Duration::from_millis(200);
+
+/// How long preparing the listed statements may take: each waits for who changes its table.
+pub(crate) const WARMING: Duration = Duration::from_secs(1);
 
 /// How many role OIDs are remembered: more than generations ever drain at once.
 const OIDS: usize = 8;
@@ -27,6 +30,8 @@ const OIDS: usize = 8;
 pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) probe: Option<String>,
+    /// Prepared on a connection before it is handed out for the first time.
+    pub(crate) warm: Vec<String>,
     /// The bound on every connect that nobody borrows: proofs, spares, control connections.
     pub(crate) connect_timeout: Duration,
     pub(crate) gate: Gate,
@@ -35,6 +40,7 @@ pub(crate) struct Shared {
     /// Those of them that are being dialled.
     pub(crate) dialling: Ledger,
     pub(crate) spares: Spares,
+    pub(crate) proven: Proven,
     /// One roll at a time: they share the one socket above the maximum.
     pub(crate) rolling: tokio::sync::Mutex<()>,
     dial: Box<dyn Dial>,
@@ -60,6 +66,7 @@ impl Shared {
     pub(crate) fn new(
         name: String,
         probe: Option<String>,
+        warm: Vec<String>,
         connect_timeout: Duration,
         dial: Box<dyn Dial>,
         current: Arc<Generation>,
@@ -67,11 +74,13 @@ impl Shared {
         Self {
             name,
             probe,
+            warm,
             connect_timeout,
             gate: Gate::new(),
             ledger: Ledger::new(),
             dialling: Ledger::new(),
             spares: Spares::default(),
+            proven: Proven::default(),
             rolling: tokio::sync::Mutex::default(),
             dial,
             current: Mutex::new(current),
@@ -106,6 +115,10 @@ impl Shared {
         let mut current = lock(&self.current);
         *current = next.clone();
         self.gate.supersede();
+        if let Some(proof) = self.proven.take(next) {
+            self.register(&proof);
+            self.spares.put(proof);
+        }
     }
 
     /// I2: ends the roll of `generation`. If a further swap came, that has retired it already, and
@@ -149,6 +162,10 @@ impl Shared {
         let mut admission = None;
         let room = self.ledger.wait(|_| {
             admission = self.try_admit(of);
+            if admission.is_none() {
+                // Takes up room, and can be done without.
+                self.proven.discard();
+            }
             admission.is_some()
         });
         if tokio::time::timeout(CLOSING, room).await.is_err() {
@@ -179,15 +196,39 @@ impl Shared {
         Ok(link)
     }
 
-    /// Opens a connection under the name of a control connection. Without an admission it is not
-    /// counted.
+    /// Opens a connection that is to become the pool's before anybody asks for it, and lets it see
+    /// the listed statements: what Postgres reads to prepare one for the first time stays with the
+    /// session.
+    pub(crate) async fn open_spare(&self) -> Result<Option<Link>, Error> {
+        let admission = self.admit(None).await;
+        let link = self.open(admission).await?;
+        if self.warm_up(link.client()).await {
+            return Ok(Some(link));
+        }
+        link.close().await;
+        Ok(None)
+    }
+
+    /// Tells whether the connection is free again. One that can't be prepared fails for its query
+    /// too, which tells.
+    pub(crate) async fn warm_up(&self, client: &Client) -> bool {
+        let prepare = async {
+            for statement in &self.warm {
+                let _ = client.prepare(statement).await;
+            }
+        };
+        tokio::time::timeout(WARMING, prepare).await.is_ok()
+    }
+
+    /// Opens a connection of our own, under a name other than the user's if one is given. Without
+    /// an admission it is not counted.
     pub(crate) async fn open_control(
         &self,
         generation: &Arc<Generation>,
         admission: Option<Admission>,
-        application: &str,
+        application: Option<&str>,
     ) -> Result<Link, Error> {
-        let parts = self.dial.dial(generation.credential(), Some(application)).await?;
+        let parts = self.dial.dial(generation.credential(), application).await?;
         Ok(Link::spawn(parts, admission.map(|a| a.ticket), generation.number()))
     }
 
@@ -269,7 +310,7 @@ mod tests {
     use deadpool_postgres::Manager;
     use leasehold::hook::{BoxFuture, Verdict};
     use leasehold::{Credential, CredentialSource, Issued, Lease, Rotator, SourceError};
-    use tokio_postgres::{Client, Config, NoTls};
+    use tokio_postgres::{Config, NoTls};
 
     use super::*;
     use crate::link::Driver;
@@ -302,7 +343,14 @@ mod tests {
         let rotator = Rotator::builder(Anything).start().await.unwrap();
         let first = rotator.provider().current().clone();
         let timeout = Duration::from_secs(1);
-        let shared = Shared::new(String::new(), None, timeout, Box::new(Anything), first.clone());
+        let shared = Shared::new(
+            String::new(),
+            None,
+            Vec::new(),
+            timeout,
+            Box::new(Anything),
+            first.clone(),
+        );
         let mut swaps = rotator.provider().subscribe();
         rotator.rotate();
         let second = swaps.changed().await.unwrap();
@@ -323,7 +371,8 @@ mod tests {
         let rotator = Rotator::builder(Anything).start().await.unwrap();
         let current = rotator.provider().current().clone();
         let timeout = Duration::from_secs(1);
-        let shared = Shared::new(String::new(), None, timeout, Box::new(Anything), current);
+        let shared =
+            Shared::new(String::new(), None, Vec::new(), timeout, Box::new(Anything), current);
         let pool = Pool::builder(Manager::new(Config::new(), NoTls)).max_size(1).build().unwrap();
         shared.set_pool(&pool);
         let closing = shared.admit(None).await;

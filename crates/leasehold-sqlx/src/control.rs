@@ -5,6 +5,7 @@
 //! one.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const FIND_OID: &str = "SELECT oid::bigint FROM pg_catalog.pg_roles WHERE rolnam
 pub(crate) struct Control {
     dials: Dials,
     slot: tokio::sync::Mutex<Option<Open>>,
+    /// Rises with each candidate that is not wanted.
+    unwanted: AtomicU64,
     /// Role OIDs by user name, newest last: they still find sessions when the name is gone.
     oids: Mutex<Vec<(String, i64)>>,
 }
@@ -39,27 +42,50 @@ struct Open {
 
 impl Control {
     pub(crate) fn new(dials: Dials) -> Self {
-        Self { dials, slot: tokio::sync::Mutex::default(), oids: Mutex::default() }
+        let (slot, oids) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { dials, slot, unwanted: AtomicU64::new(0), oids }
     }
 
-    /// Opens a connection with `candidate`, checks that it works, runs the user's probe, and closes
-    /// it again: a candidate may still be dropped, and must then leave no session behind.
+    /// Opens a connection with `candidate`, checks that it works, and runs the user's probe. That of
+    /// a candidate is kept for the drain that follows, unless it is [discarded](Self::discard).
     pub(crate) async fn prove(
         &self,
         pool: &PgPool,
         candidate: &Generation,
         probe: Option<&str>,
     ) -> Result<(), sqlx::Error> {
+        let unwanted = self.unwanted.load(Ordering::Acquire);
         let mut slot = self.slot.lock().await;
         close(&mut slot).await;
-        let mut conn = dial(&self.dials, pool, candidate).await?;
+        let (mut conn, crowded) = dial(&self.dials, pool, candidate).await?;
         self.learn_oid(&mut conn, candidate.credential().username()).await?;
         if let Some(probe) = probe {
             sqlx::raw_sql(AssertSqlSafe(probe)).execute(&mut conn).await?;
         }
-        // It answered; how it ends proves nothing.
-        let _ = conn.close().await;
+        let generation = candidate.number();
+        if generation > self.dials.installed() && pool.size() > 0 && !crowded {
+            *slot = Some(Open { conn, generation });
+        } else {
+            // It answered; how it ends proves nothing.
+            let _ = conn.close().await;
+        }
+        drop(slot);
+        // Looked at once the slot is free: who discards meanwhile finds it taken.
+        if self.unwanted.load(Ordering::Acquire) != unwanted {
+            self.close().await;
+        }
         Ok(())
+    }
+
+    /// The candidate that was proven, or is being proven, is not wanted: it must leave no session
+    /// behind.
+    pub(crate) fn discard(&self) {
+        self.unwanted.fetch_add(1, Ordering::AcqRel);
+        if let Ok(mut slot) = self.slot.try_lock()
+            && slot.as_ref().is_some_and(|open| open.generation > self.dials.installed())
+        {
+            *slot = None;
+        }
     }
 
     /// Asks the connection of `user` for its role's OID and remembers it. A role that may not read
@@ -93,7 +119,7 @@ impl Control {
         // One of a login that is being drained itself would outlive it.
         if slot.as_ref().is_none_or(|open| open.generation != current.number()) {
             close(&mut slot).await;
-            let conn = dial(&self.dials, pool, &current).await?;
+            let (conn, _) = dial(&self.dials, pool, &current).await?;
             *slot = Some(Open { conn, generation: current.number() });
         }
         let Some(open) = slot.as_mut() else {
@@ -130,7 +156,7 @@ impl Control {
     ) -> Result<Vec<Holder>, sqlx::Error> {
         let mut slot = self.slot.lock().await;
         close(&mut slot).await;
-        let mut conn = dial(&self.dials, pool, old).await?;
+        let (mut conn, _) = dial(&self.dials, pool, old).await?;
         // Roles are often made with a default role that owns the tables; that one may not end the
         // login's sessions.
         sqlx::raw_sql("SET ROLE NONE").execute(&mut conn).await?;
@@ -171,11 +197,12 @@ impl fmt::Debug for Control {
     }
 }
 
+/// Opens a connection beside the pool; tells whether one of the pool had to make way for it.
 async fn dial(
     dials: &Dials,
     pool: &PgPool,
     generation: &Generation,
-) -> Result<PgConnection, sqlx::Error> {
+) -> Result<(PgConnection, bool), sqlx::Error> {
     // A clone: the pool's own options are counted while somebody holds them.
     let base = PgConnectOptions::clone(&pool.connect_options());
     dials.check(&base, generation)?;
@@ -196,7 +223,7 @@ async fn dial(
                 tokio::time::sleep(FULL_PACE).await;
                 tries -= 1;
             }
-            done => return done,
+            done => return done.map(|conn| (conn, tries < FULL_TRIES)),
         }
     }
 }

@@ -74,6 +74,11 @@ impl Dials {
         });
     }
 
+    /// The generation that dials use.
+    pub(crate) fn installed(&self) -> u64 {
+        self.0.certain.installed()
+    }
+
     /// In flight with the login of `generation` or of one before it.
     pub(crate) fn up_to(&self, generation: u64, pool: &PgPool) -> usize {
         let current = if self.0.certain.installed() <= generation {

@@ -1,8 +1,8 @@
 //! Getting rid of a superseded generation.
 //!
 //! 1. Wait for the dials in flight with its login, and let the gate know what they made.
-//! 2. Roll: this task takes one connection after another, so that superseded ones are replaced at
-//!    its expense while borrowers still get them.
+//! 2. Roll: this task takes one connection after another, at a pace, so that superseded ones are
+//!    replaced at its expense while borrowers still get them.
 //! 3. Harden: from now on none is handed out. Sweep the idle ones; borrowed ones close on return.
 //! 4. Confirm with the server that no session is left, or deal with the deadline.
 
@@ -19,8 +19,10 @@ use crate::ours;
 const DIALS_BOUND: Duration = Duration::from_secs(1);
 /// The strong count of an `Arc` wakes nobody.
 const DIALS_POLL: Duration = Duration::from_millis(1);
-/// Between walks that replaced nothing, while something is left.
+/// Between walks that found nothing to replace, while something is left: so long, or this many
+/// times what the walk took.
 const ROLL_PACE: Duration = Duration::from_millis(20);
+const ROLL_REST: u32 = 4;
 /// After a failed dial; doubles with each. A superseded connection was lost to it.
 const ROLL_RETRY: Duration = Duration::from_millis(100);
 /// Between sweeps and counts: at first, and at most. In between it grows by a quarter.
@@ -145,14 +147,30 @@ impl Drain<'_> {
         }
     }
 
+    /// Replaces superseded connections one by one, spread over the roll.
     async fn roll(&self) {
         let mut retry = ROLL_RETRY;
+        let mut left = self.pool.pool().size() as usize;
+        let mut pace = self.order.pace();
         while self.order.may_roll() && !self.pool.pool().is_closed() {
-            match self.walk().await {
-                Ok(true) => {}
+            let begun = Instant::now();
+            match self.replace_one().await {
+                Ok(true) => {
+                    left = left.saturating_sub(1);
+                    if left == 0 && self.is_exclusive() {
+                        // Borrowers replace some too, and listeners are not the pool's. Postgres
+                        // takes a moment to see a session end.
+                        tokio::time::sleep(ROLL_PACE).await;
+                        match self.count().await {
+                            Some(0) => return,
+                            counted => left = counted.unwrap_or(1),
+                        }
+                    }
+                    pace.turn(left).await;
+                }
                 // What is borrowed now can be replaced when it comes back, until time is up.
                 Ok(false) if self.is_exclusive() && self.count().await != Some(0) => {
-                    tokio::time::sleep(ROLL_PACE).await;
+                    tokio::time::sleep(ROLL_PACE.max(begun.elapsed() * ROLL_REST)).await;
                 }
                 Ok(false) => return,
                 Err(_) => {
@@ -163,18 +181,20 @@ impl Drain<'_> {
         }
     }
 
-    /// Takes as many connections, one by one, as the pool has. Tells whether any was replaced.
-    async fn walk(&self) -> Result<bool, sqlx::Error> {
+    /// Takes connections, one by one, until a superseded one came up and was replaced; at most as
+    /// many as the pool has. Tells whether one was.
+    async fn replace_one(&self) -> Result<bool, sqlx::Error> {
         let pool = self.pool.pool();
-        let mut replaced = false;
         for _ in 0..pool.size() {
             // With all borrowed, a pool that could grow would.
             if pool.num_idle() == 0 && pool.size() < pool.options().get_max_connections() {
                 break;
             }
-            replaced |= ours::take_one(pool).await?;
+            if ours::take_one(pool).await? {
+                return Ok(true);
+            }
         }
-        Ok(replaced)
+        Ok(false)
     }
 
     /// Sweeps and counts until nothing of this generation is left, and keeps in `last` what is.
@@ -189,6 +209,9 @@ impl Drain<'_> {
             }
             let sweep = ours::sweep(self.pool.pool());
             let swept = tokio::time::timeout(SWEEP_BOUND, sweep).await;
+            // Before the count: what is dialling now the server may not show yet, what has been
+            // dialled it does.
+            let dials = self.dials();
             let left = match self.is_exclusive() {
                 true => self.count().await,
                 // Current connections are not told apart by their login: the sweep is all we have.
@@ -196,7 +219,7 @@ impl Drain<'_> {
                 false => Some(usize::from(swept != Ok(false))),
             };
             if let Some(left) = left {
-                let left = left + self.dials();
+                let left = left + dials;
                 if *last != Some(left) {
                     *last = Some(left);
                     self.order.remaining(self.pool.name(), left);
@@ -269,8 +292,9 @@ impl Drain<'_> {
         let mut left = left;
         let confirm = async {
             loop {
+                let dials = self.dials();
                 if let Some(n) = self.count().await {
-                    left = n + self.dials();
+                    left = n + dials;
                 }
                 if left == 0 {
                     return;

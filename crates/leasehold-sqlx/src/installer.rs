@@ -27,7 +27,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 ///
 /// sqlx keeps one slot for each callback and lets nobody read it, so `before_acquire` and
 /// `after_release` are given here and not to [`PgPoolOptions`], where they would be replaced
-/// without a word. `after_connect` stays yours, on [`PgPoolOptions`].
+/// without a word. `after_connect` stays yours, on [`PgPoolOptions`]. It is the place to warm up
+/// what is slow the first time on a connection: a query that it runs is prepared, and in the
+/// connection's statement cache, before anybody borrows it. After a rotation all connections are
+/// new; for those that replace superseded ones it runs at the rotator's expense.
 ///
 /// `max_lifetime` and `idle_timeout` are read off the [`PgPoolOptions`] and applied by these hooks,
 /// so that they can rest while no new login can be made; [`PgPool::options`] then shows `None`.

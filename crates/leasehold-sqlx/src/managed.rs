@@ -110,6 +110,10 @@ impl ManagedPool for Managed {
         Box::pin(self.proof(candidate))
     }
 
+    fn discard(&self) {
+        self.control.discard();
+    }
+
     fn install(&self, next: &Arc<Generation>) {
         self.shared.dials.switch(&self.pool, next);
         self.shared.gate.supersede();

@@ -217,6 +217,7 @@ async fn i5_a_credential_that_every_pool_refuses_is_revoked_and_never_current() 
     assert_eq!(provider.current().number(), 1);
     assert!(pool.installed().is_empty());
     assert!(pool.proofs() > 1, "a replica that lags gets its time");
+    assert_eq!(pool.discarded(), 1, "what may have been kept of its proof");
     assert_eq!(provider.health().state, HealthState::Degraded);
     pool.proof(None);
     assert_eq!(swapped(&mut events).await.0, 2);

@@ -10,3 +10,4 @@ mod kit;
 mod load;
 mod refused;
 mod revoked;
+mod warm;

@@ -128,6 +128,11 @@ impl Source {
         self.0.issued.lock().unwrap().len()
     }
 
+    /// The user name of the youngest login.
+    pub fn last_issued(&self) -> String {
+        self.0.issued.lock().unwrap().last().unwrap().0.clone()
+    }
+
     pub fn revoked(&self) -> Vec<Revoked> {
         self.0.revoked.lock().unwrap().clone()
     }

@@ -12,3 +12,4 @@ mod lifetimes;
 mod outside;
 mod staying;
 mod swap;
+mod warm;

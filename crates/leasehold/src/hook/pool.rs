@@ -25,6 +25,11 @@ pub trait ManagedPool: Send + Sync + 'static {
     /// drain that follows.
     fn prove<'a>(&'a self, candidate: &'a Arc<Generation>) -> BoxFuture<'a, Proof>;
 
+    /// The candidate of the last proof is not wanted, and its lease is revoked next: closes what was
+    /// kept of the proof, and keeps nothing of one that is still under way. Must not block.
+    /// Default: nothing is kept.
+    fn discard(&self) {}
+
     /// Uses `next` for every connection dialled from now on, and takes all that exist for
     /// superseded. Called under the swap lock: must neither block nor panic.
     fn install(&self, next: &Arc<Generation>);
@@ -147,6 +152,14 @@ impl DrainOrder {
         now < self.roll_until && now < self.terms.borrow().deadline
     }
 
+    /// Begins to replace superseded connections: see [`Pace`].
+    #[must_use]
+    pub fn pace(&self) -> Pace<'_> {
+        let begun = self.clock.now();
+        let end = self.roll_until.min(self.terms.borrow().deadline);
+        Pace { order: self, until: begun + (end - begun) * 3 / 4, begun }
+    }
+
     /// Resolves when they may not any more. Cancel safe.
     pub async fn roll_over(&self) {
         self.clock.sleep_until(self.roll_until).await;
@@ -215,6 +228,33 @@ impl fmt::Debug for DrainOrder {
             .field("roll_until", &self.roll_until)
             .field("terms", &*self.terms.borrow())
             .finish_non_exhaustive()
+    }
+}
+
+/// Spreads the logins that replace superseded connections over a roll. Each costs both ends some
+/// milliseconds of CPU: made back to back they take it from the queries.
+///
+/// Done after three quarters of the roll, so that there is time for what comes back late, and for
+/// a server that gets slower. Who is behind that plan does not wait.
+#[derive(Debug)]
+pub struct Pace<'a> {
+    order: &'a DrainOrder,
+    until: Time,
+    /// The turn that was last.
+    begun: Time,
+}
+
+impl Pace<'_> {
+    /// So far apart turns are at most: a small pool is done sooner.
+    const SLOWEST: Duration = Duration::from_millis(250);
+
+    /// Resolves when it is the turn of the next of `left` connections, counted from the turn
+    /// before it or the beginning. Cancel safe.
+    pub async fn turn(&mut self, left: usize) {
+        let left = u32::try_from(left.max(1)).unwrap_or(u32::MAX);
+        let apart = ((self.until - self.begun) / left).min(Self::SLOWEST);
+        self.order.clock.sleep_until(self.begun + apart).await;
+        self.begun = self.order.clock.now();
     }
 }
 

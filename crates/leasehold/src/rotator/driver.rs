@@ -697,6 +697,12 @@ impl Driver {
             return;
         };
         held.generation = None;
+        if held.number.is_none()
+            && let Some(shared) = &self.shared
+        {
+            let pools = shared.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.attached.iter().for_each(|pool| pool.discard());
+        }
         // Kept: another try may come while another rotation is under way.
         let rotation = &self.rotation;
         let within = || rotation.clone().unwrap_or_else(Span::none);

@@ -106,10 +106,20 @@ async fn the_waits_of_a_drain_may_be_dropped() {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
+    // Replacements are spread over the roll, and a small pool is done sooner.
+    let mut pace = order.pace();
+    let mut turn = async |left| {
+        let begun = tokio::time::Instant::now();
+        pace.turn(left).await;
+        begun.elapsed()
+    };
+    let (few, many) = (turn(2).await, turn(100).await);
+    assert!(few <= Duration::from_millis(251) && many > Duration::ZERO && many < few / 4);
     let rolls = cut_everywhere("roll_over", async |n| cut(order.roll_over(), n).await).await;
     let ends = cut_everywhere("deadline", async |n| cut(order.deadline(), n).await).await;
     assert!(rolls > 1 && ends > 1, "{rolls} and {ends} awaits");
     assert!(!order.may_roll());
+    assert_eq!(turn(2).await, Duration::ZERO);
     assert!(rotator.shutdown(S).await.is_clean());
     drop((rotator, order));
     tasks_end("a drain", base).await;

@@ -208,6 +208,7 @@ struct PoolState {
     installed: Vec<(u64, u64)>,
     proofs: u64,
     distrusted: u64,
+    discarded: u64,
     drained: Vec<String>,
     rolled: Vec<bool>,
 }
@@ -264,6 +265,11 @@ impl FakePool {
         self.with(|s| s.rolled.clone())
     }
 
+    /// How often what may have been kept of a proof was to be closed.
+    pub fn discarded(&self) -> u64 {
+        self.with(|s| s.discarded)
+    }
+
     pub fn distrusted(&self) -> u64 {
         self.with(|s| s.distrusted)
     }
@@ -286,6 +292,9 @@ impl ManagedPool for FakePool {
                 s.proof.clone().unwrap_or(Proof::Proven)
             })
         })
+    }
+    fn discard(&self) {
+        self.with(|s| s.discarded += 1);
     }
     fn install(&self, next: &Arc<Generation>) {
         let current = self.provider.current().number();
