@@ -13,6 +13,7 @@ const COVERED: &[(&str, &str)] = &[
     ("hook/ledger.rs", "wait"),         // waits.rs
     ("hook/pool.rs", "deadline"),       // waits.rs
     ("hook/pool.rs", "roll_over"),      // waits.rs
+    ("hook/pool.rs", "turn"),           // waits.rs: a Pace's
     ("hook/pool.rs", "prove"),          // rotator.rs, as a model; the hooks have their own
     ("hook/pool.rs", "drain"),          // the same
     ("kept.rs", "keep"),                // rotator.rs

@@ -115,6 +115,8 @@ async fn the_waits_of_a_drain_may_be_dropped() {
     };
     let (few, many) = (turn(2).await, turn(100).await);
     assert!(few <= Duration::from_millis(251) && many > Duration::ZERO && many < few / 4);
+    let turns = async |n| cut(order.pace().turn(2), n).await;
+    assert!(cut_everywhere("turn", turns).await > 1);
     let rolls = cut_everywhere("roll_over", async |n| cut(order.roll_over(), n).await).await;
     let ends = cut_everywhere("deadline", async |n| cut(order.deadline(), n).await).await;
     assert!(rolls > 1 && ends > 1, "{rolls} and {ends} awaits");
