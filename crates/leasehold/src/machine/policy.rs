@@ -9,6 +9,10 @@ use crate::clock::Time;
 /// care of. The server's own bound on a request is 90 s, and a client that hangs up sooner leaves
 /// roles behind that nobody revokes.
 pub const MINT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Before there is a first login a second request starts only after the server's own bound on the
+/// first. Nothing depends on it yet that a hanging request could lose, a start has a timeout of its
+/// own, and a server that is slow because a whole fleet starts would have everything to do twice.
+pub const START_PATIENCE: Duration = Duration::from_secs(90);
 /// At most so many requests to mint are in flight: a second one for when the first hangs.
 pub const MINTS_IN_FLIGHT: usize = 2;
 /// Superseded generations that may drain at once; a further swap ends the oldest's patience.
@@ -43,6 +47,11 @@ const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
 /// The longest a renewal waits after its first failure, and after any other.
 const SOON: Duration = Duration::from_secs(60);
 const SLOWEST_RENEWAL: Duration = Duration::from_secs(600);
+
+/// A rotation is early by at most this part of what is left, and by at most so long: more would
+/// spread no fleet better that one database can carry.
+const ROTATE_EARLY: u32 = 6;
+const EARLIEST_ROTATION: Duration = Duration::from_secs(1800);
 
 /// What the user may set; `None` is the default.
 #[derive(Clone, Copy, Debug, Default, Hash)]
@@ -162,7 +171,7 @@ impl Terms {
         (self.grace / 4).min(Duration::from_secs(1))
     }
 
-    /// When a mint hangs, a second one starts after this.
+    /// When a mint hangs, a second one starts after this, if there is a login to lose.
     pub(crate) fn mint_patience(&self) -> Duration {
         let third = self.leeway / 3;
         if third.is_zero() { Duration::from_secs(10) } else { third.min(Duration::from_secs(10)) }
@@ -199,6 +208,15 @@ impl Terms {
 pub(crate) fn backoff(rng: &mut fastrand::Rng, failures: u32, cap: Duration) -> Duration {
     let bound = (BACKOFF_FLOOR * 2u32.saturating_pow(failures.min(16))).min(cap);
     BACKOFF_FLOOR.max(bound.mul_f64(rng.f64()))
+}
+
+/// How much sooner than it has to be a login is replaced at the most, at random, `left` before it
+/// has to be. Processes that were started together reach the maximum TTL together, and a database
+/// makes some fifty logins a second: thousands of them don't fit into one leeway (`cargo fleet`). A
+/// share of what is left, so that what is drawn is small against how long a login serves. Nothing
+/// of the last minute, and little where TTLs are minutes: a fleet that large can't run on those.
+pub(crate) fn rotate_spread(left: Duration) -> Duration {
+    (left.saturating_sub(Duration::from_secs(60)) / ROTATE_EARLY).min(EARLIEST_ROTATION)
 }
 
 /// How long the source's next news waits after one that was followed.
@@ -325,6 +343,17 @@ mod tests {
         let fixed = [
             ("a mint is waited for", in_seconds(MINT_TIMEOUT)),
             ("mints in flight", MINTS_IN_FLIGHT.to_string()),
+            (
+                "the second one before there is a login",
+                format!("after {}", in_seconds(START_PATIENCE)),
+            ),
+            (
+                "a rotation that can't be put off is early by",
+                format!(
+                    "up to 1/{ROTATE_EARLY} of what is left, {} at the most",
+                    in_seconds(EARLIEST_ROTATION)
+                ),
+            ),
             ("generations that drain at once", DRAINING_AT_ONCE.to_string()),
             ("a suspicion is looked into once per", in_seconds(CONFIRM_EVERY)),
             ("refusals before a new login is given up", PROOF_REJECTIONS.to_string()),
@@ -396,6 +425,14 @@ mod tests {
         let day = Policy::default().terms(Some(s(86_400)));
         assert!(day.renewal_pause(&mut rng, 1, s(50_000)) <= s(60));
         assert!(day.renewal_pause(&mut rng, 2, s(50_000)) <= s(600));
+    }
+
+    #[test]
+    fn a_rotation_is_early_where_there_is_time_to_be() {
+        assert_eq!(rotate_spread(s(3564)), s(584));
+        assert_eq!(rotate_spread(s(240)), s(30));
+        assert_eq!(rotate_spread(s(60)), s(0));
+        assert_eq!(rotate_spread(s(86_364)), s(1800));
     }
 
     #[test]
