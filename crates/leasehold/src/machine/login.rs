@@ -166,7 +166,8 @@ impl Login {
             return;
         }
         if let Some((at, _)) = self.rotate_at() {
-            self.early = Some(policy::rotate_spread(now.until(at)).mul_f64(rng.f64()));
+            let most = policy::rotate_spread(now.until(at));
+            self.early = Some(if most.is_zero() { most } else { most.mul_f64(rng.f64()) });
         }
     }
 

@@ -9,10 +9,11 @@ use crate::clock::Time;
 /// care of. The server's own bound on a request is 90 s, and a client that hangs up sooner leaves
 /// roles behind that nobody revokes.
 pub const MINT_TIMEOUT: Duration = Duration::from_secs(120);
-/// Before there is a first login a second request starts only after the server's own bound on the
-/// first. Nothing depends on it yet that a hanging request could lose, a start has a timeout of its
-/// own, and a server that is slow because a whole fleet starts would have everything to do twice.
-pub const START_PATIENCE: Duration = Duration::from_secs(90);
+/// Before there is a first login a second request starts only when the server has given up the first
+/// by its own bound of 90 s. Nothing depends on it yet that a hanging request could lose, a start has
+/// a timeout of its own, and a server that is slow because a whole fleet starts would have
+/// everything to do twice.
+pub const START_PATIENCE: Duration = Duration::from_secs(100);
 /// At most so many requests to mint are in flight: a second one for when the first hangs.
 pub const MINTS_IN_FLIGHT: usize = 2;
 /// Superseded generations that may drain at once; a further swap ends the oldest's patience.
