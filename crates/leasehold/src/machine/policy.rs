@@ -9,11 +9,6 @@ use crate::clock::Time;
 /// care of. The server's own bound on a request is 90 s, and a client that hangs up sooner leaves
 /// roles behind that nobody revokes.
 pub const MINT_TIMEOUT: Duration = Duration::from_secs(120);
-/// Before there is a first login a second request starts only when the server has given up the first
-/// by its own bound of 90 s. Nothing depends on it yet that a hanging request could lose, a start has
-/// a timeout of its own, and a server that is slow because a whole fleet starts would have
-/// everything to do twice.
-pub const START_PATIENCE: Duration = Duration::from_secs(100);
 /// At most so many requests to mint are in flight: a second one for when the first hangs.
 pub const MINTS_IN_FLIGHT: usize = 2;
 /// Superseded generations that may drain at once; a further swap ends the oldest's patience.
@@ -172,7 +167,7 @@ impl Terms {
         (self.grace / 4).min(Duration::from_secs(1))
     }
 
-    /// When a mint hangs, a second one starts after this, if there is a login to lose.
+    /// When a mint hangs, a second one starts after this.
     pub(crate) fn mint_patience(&self) -> Duration {
         let third = self.leeway / 3;
         if third.is_zero() { Duration::from_secs(10) } else { third.min(Duration::from_secs(10)) }
@@ -344,10 +339,6 @@ mod tests {
         let fixed = [
             ("a mint is waited for", in_seconds(MINT_TIMEOUT)),
             ("mints in flight", MINTS_IN_FLIGHT.to_string()),
-            (
-                "the second one before there is a login",
-                format!("after {}", in_seconds(START_PATIENCE)),
-            ),
             (
                 "a rotation that can't be put off is early by",
                 format!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::policy::{self, MINT_TIMEOUT, MINTS_IN_FLIGHT, PROOF_REJECTIONS, START_PATIENCE};
+use super::policy::{self, MINT_TIMEOUT, MINTS_IN_FLIGHT, PROOF_REJECTIONS};
 use super::{Action, Login, LoginId, Machine, Minted, Proofs, StartFailure};
 use crate::clock::Time;
 use crate::event::{Event, Reason};
@@ -198,19 +198,15 @@ impl Machine {
         }
     }
 
-    fn mint_patience(&self) -> Duration {
-        self.current.as_ref().map_or(START_PATIENCE, |current| current.terms.mint_patience())
-    }
-
     fn mint_if_due(&mut self, now: Time) {
         let (terms, read) = (self.terms(), !self.makes_leases());
-        let patience = self.mint_patience();
         let Some(rotation) = &mut self.rotation else {
             return;
         };
         if rotation.candidate.is_some() || rotation.retry_at.is_some_and(|at| at > now) {
             return;
         }
+        let patience = terms.mint_patience();
         let hanging = self.mints.iter().all(|m| now - m.started >= patience);
         let few = self.mints.len() < MINTS_IN_FLIGHT || broken!(MintsTooMany);
         if !few || !hanging {
@@ -651,7 +647,9 @@ impl Machine {
         let mint = match self.mints.as_slice() {
             [] if broken!(ForgetsItsTimer) => None,
             [] => rotation.retry_at,
-            [hanging] => Some(hanging.started + self.mint_patience()).max(rotation.retry_at),
+            [hanging] => {
+                Some(hanging.started + self.terms().mint_patience()).max(rotation.retry_at)
+            }
             [oldest, ..] => Some(oldest.started + MINT_TIMEOUT),
         };
         if candidate.is_none() {

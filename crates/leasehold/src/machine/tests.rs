@@ -598,18 +598,6 @@ fn what_was_started_together_is_rotated_one_after_the_other() {
     assert!((0..20).all(|seed| rotated_after(60, None, seed) == (short, false)));
 }
 
-/// A server that is slow because a fleet starts is not asked twice by each of it.
-#[test]
-fn i7_a_start_asks_once_for_as_long_as_the_server_may_take() {
-    let start = Time::from_start(Duration::from_secs(1));
-    let mut machine = Machine::new(Policy::default(), start, 1);
-    assert!(asked(&machine.handle(start, Input::Tick)).is_some());
-    let patience = start + policy::START_PATIENCE;
-    assert_eq!(machine.next_deadline(), Some(patience));
-    assert!(asked(&machine.handle(patience.before(Duration::from_secs(1)), Input::Tick)).is_none());
-    assert!(asked(&machine.handle(patience, Input::Tick)).is_some(), "the first hangs");
-}
-
 /// A server that fails to drop the role is left to its own retries, which is no plain success.
 #[test]
 fn a_revocation_that_the_server_only_queued_is_told_as_such() {
