@@ -38,6 +38,20 @@ fn a_start_at_once_makes_one_login_for_each() {
     assert_eq!(ours.minted_before as usize, SHORT.processes);
 }
 
+/// All of them reach the maximum TTL within the minute in which they were started, a day later.
+#[test]
+fn what_started_together_is_not_rotated_together() {
+    const HOUR: usize = 3600;
+    let plan = Plan { after: Duration::from_secs(25 * 3600), ..SHORT };
+    let ours = run(&plan, Rules::Leasehold);
+    assert_eq!(ours.minted_since as usize, plan.processes, "one new login for each");
+    assert_eq!(ours.fewest_live, plan.processes);
+    let worst = ours.requests[23 * HOUR..25 * HOUR].windows(60).map(|w| w.iter().sum::<u32>());
+    // A mint and a revocation for each, in several minutes; within one there were 800.
+    let worst = worst.max().unwrap();
+    assert!(worst < 400, "{worst} requests in a minute");
+}
+
 #[test]
 fn others_lose_logins_or_fall_upon_the_server() {
     let ours = run(&SHORT, Rules::Leasehold);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::policy::Terms;
+use super::policy::{self, Terms};
 use crate::clock::Time;
 use crate::credential::ParentState;
 use crate::source::SourceError;
@@ -45,6 +45,8 @@ pub struct Login {
     pub revocable: bool,
     pub parent: Option<ParentState>,
     pub renewal: Renewal,
+    /// How much sooner than its leeway it is rotated; `None` while its end may still move.
+    pub early: Option<Duration>,
     /// Known to be refused or gone though its lease has not ended.
     pub dead: bool,
     /// The server said that the lease is gone.
@@ -79,6 +81,7 @@ impl Login {
             revocable: minted.revocable,
             parent: minted.parent,
             renewal: Renewal::default(),
+            early: None,
             dead: false,
             lost: false,
             proven: false,
@@ -141,12 +144,31 @@ impl Login {
     /// When it has to be replaced, and whether that is because of its token. A token that its
     /// session still renews, or that nothing can replace, is no reason to rotate.
     pub fn rotate_at(&self) -> Option<(Time, bool)> {
-        let own = self.end.map(|end| (end.before(self.terms.leeway), false));
-        let token = (self.parent)
-            .filter(|p| !p.renewing && p.replaceable && !broken!(IgnoresTheToken))
-            .and_then(|p| p.ends)
-            .map(|end| (end.before(self.terms.leeway), true));
+        let early = self.terms.leeway + self.early.unwrap_or_default();
+        let ahead = if self.last { early } else { self.terms.leeway };
+        let own = self.end.map(|end| (end.before(ahead), false));
+        let token = self.token_runs_out().map(|end| (end.before(early), true));
         [own, token].into_iter().flatten().min()
+    }
+
+    fn token_runs_out(&self) -> Option<Time> {
+        let parent = self.parent.filter(|p| !p.renewing && p.replaceable);
+        parent.filter(|_| !broken!(IgnoresTheToken)).and_then(|p| p.ends)
+    }
+
+    /// Its end may have become final. Then it is drawn, once, how much sooner it is replaced: what
+    /// was started together ends together, and a server does not make thousands of logins within
+    /// one leeway.
+    pub fn spread_rotation(&mut self, rng: &mut fastrand::Rng, now: Time) {
+        let ends = self.last || self.token_runs_out().is_some();
+        // Without a lease there is nothing to be made: it is only read again.
+        if !ends || !self.revocable || self.early.is_some() {
+            return;
+        }
+        if let Some((at, _)) = self.rotate_at() {
+            let most = policy::rotate_spread(now.until(at));
+            self.early = Some(if most.is_zero() { most } else { most.mul_f64(rng.f64()) });
+        }
     }
 
     /// As [`rotate_at`](Self::rotate_at), with what is known of the maximum TTL taken in: what is

@@ -263,6 +263,9 @@ impl Machine {
         self.drain_step(now);
         self.retire_step(now);
         self.shutdown_step(now);
+        if let Some(current) = &mut self.current {
+            current.spread_rotation(&mut self.rng, now);
+        }
     }
 
     /// When [`handle`](Self::handle) has to be called again if nothing happens before.

@@ -44,6 +44,11 @@ const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_secs(60);
 const SLOWEST_RENEWAL: Duration = Duration::from_secs(600);
 
+/// A rotation is early by at most this part of what is left, and by at most so long: more would
+/// spread no fleet better that one database can carry.
+const ROTATE_EARLY: u32 = 6;
+const EARLIEST_ROTATION: Duration = Duration::from_secs(1800);
+
 /// What the user may set; `None` is the default.
 #[derive(Clone, Copy, Debug, Default, Hash)]
 pub struct Policy {
@@ -201,6 +206,15 @@ pub(crate) fn backoff(rng: &mut fastrand::Rng, failures: u32, cap: Duration) -> 
     BACKOFF_FLOOR.max(bound.mul_f64(rng.f64()))
 }
 
+/// How much sooner than it has to be a login is replaced at the most, at random, `left` before it
+/// has to be. Processes that were started together reach the maximum TTL together, and a database
+/// makes some fifty logins a second: thousands of them don't fit into one leeway (`cargo fleet`). A
+/// share of what is left, so that what is drawn is small against how long a login serves. Nothing
+/// of the last minute, and little where TTLs are minutes: a fleet that large can't run on those.
+pub(crate) fn rotate_spread(left: Duration) -> Duration {
+    (left.saturating_sub(Duration::from_secs(60)) / ROTATE_EARLY).min(EARLIEST_ROTATION)
+}
+
 /// How long the source's next news waits after one that was followed.
 pub(crate) fn news_pause(idle: u32) -> Duration {
     (READ_EVERY * 2u32.saturating_pow(idle.min(16))).min(SLOWEST_NEWS)
@@ -325,6 +339,13 @@ mod tests {
         let fixed = [
             ("a mint is waited for", in_seconds(MINT_TIMEOUT)),
             ("mints in flight", MINTS_IN_FLIGHT.to_string()),
+            (
+                "a rotation that can't be put off is early by",
+                format!(
+                    "up to 1/{ROTATE_EARLY} of what is left, {} at the most",
+                    in_seconds(EARLIEST_ROTATION)
+                ),
+            ),
             ("generations that drain at once", DRAINING_AT_ONCE.to_string()),
             ("a suspicion is looked into once per", in_seconds(CONFIRM_EVERY)),
             ("refusals before a new login is given up", PROOF_REJECTIONS.to_string()),
@@ -396,6 +417,14 @@ mod tests {
         let day = Policy::default().terms(Some(s(86_400)));
         assert!(day.renewal_pause(&mut rng, 1, s(50_000)) <= s(60));
         assert!(day.renewal_pause(&mut rng, 2, s(50_000)) <= s(600));
+    }
+
+    #[test]
+    fn a_rotation_is_early_where_there_is_time_to_be() {
+        assert_eq!(rotate_spread(s(3564)), s(584));
+        assert_eq!(rotate_spread(s(240)), s(30));
+        assert_eq!(rotate_spread(s(60)), s(0));
+        assert_eq!(rotate_spread(s(86_364)), s(1800));
     }
 
     #[test]

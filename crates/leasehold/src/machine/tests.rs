@@ -545,6 +545,59 @@ fn a_rotation_that_hangs_is_seen_to_be_late() {
     assert!(due < end && late < end);
 }
 
+/// When a login on a lease of `ttl` that can't be renewed is rotated, by the machine of a seed; and
+/// whether a permit was needed for that.
+fn rotated_after(ttl: u64, parent: Option<ParentState>, seed: u64) -> (Duration, bool) {
+    let start = Time::from_start(Duration::from_secs(1));
+    let mut machine = Machine::new(Policy::default(), start, seed);
+    machine.handle(start, Input::Tick);
+    let lease = Minted {
+        ttl: Some(Duration::from_secs(ttl)),
+        renewable: parent.is_some(),
+        parent,
+        ..minted("one", true)
+    };
+    machine.handle(start, Input::Issued { attempt: 1, sent: start, result: Ok(lease) });
+    machine.handle(start, Input::Proved { login: 1, proofs: Proofs::default() });
+    let told = machine.status(start).rotate_at.expect("it is planned");
+    let mut now = start;
+    loop {
+        now = machine.next_deadline().expect("it is due").max(now);
+        if asked(&machine.handle(now, Input::Tick)).is_some() {
+            assert_eq!(now, told, "as it was told");
+            let refill = machine.terms().refill();
+            let free = (0..2).all(|_| machine.limiter.take(now, refill).is_ok());
+            return (now - start, !free);
+        }
+    }
+}
+
+#[test]
+fn what_was_started_together_is_rotated_one_after_the_other() {
+    let leeway = Duration::from_secs(36);
+    let token = |ends: u64| {
+        let ends = Time::from_start(Duration::from_secs(1 + ends));
+        Some(ParentState::ending(ends, false, true))
+    };
+    // By the end of the lease, and by that of its token before it could be renewed.
+    for (ttl, parent, ends) in [(3600, None, 3600), (36_000, token(1800), 1800)] {
+        let latest = Duration::from_secs(ends) - leeway;
+        let spread = policy::rotate_spread(latest);
+        let all: Vec<_> = (0..500).map(|seed| rotated_after(ttl, parent, seed)).collect();
+        assert!(all.iter().all(|(at, permit)| *at <= latest && !permit), "in time, and planned");
+        assert!(all.iter().all(|(at, _)| *at + spread >= latest), "no sooner than it helps");
+        for tenth in 0..10 {
+            let from = latest - spread + spread / 10 * tenth;
+            let within = all.iter().filter(|(at, _)| *at >= from && *at < from + spread / 10);
+            let within = within.count();
+            assert!((20..=90).contains(&within), "{within} of 500 in the tenth no. {tenth}");
+        }
+    }
+    // A fleet does not run on a minute, and who looks at such a login expects the leeway.
+    let short = Duration::from_secs(60 - 21);
+    assert!((0..20).all(|seed| rotated_after(60, None, seed) == (short, false)));
+}
+
 /// A server that fails to drop the role is left to its own retries, which is no plain success.
 #[test]
 fn a_revocation_that_the_server_only_queued_is_told_as_such() {
