@@ -11,7 +11,7 @@ use leasehold_sim::rotator::{self, Outcome};
 use crate::{Args, ENOUGH, YEAR};
 
 /// Seeds that a broken mechanism has to be found within.
-const FOUND_WITHIN: u64 = 1000;
+const FOUND_WITHIN: u64 = 5000;
 
 pub(crate) fn main(args: &Args) -> ExitCode {
     if args.mutations {
@@ -90,7 +90,7 @@ fn mutations() -> ExitCode {
     let mut missed = 0;
     for mutation in Mutation::DRIVER {
         let (invariant, what) = (mutation.invariant(), mutation.what().trim());
-        match rotator::find(*mutation, FOUND_WITHIN) {
+        match rotator::find(*mutation, 0..FOUND_WITHIN) {
             Some(found) => {
                 let broken = found.violation.invariant;
                 println!("| {invariant} | {what} | {} | {broken:?} |", found.seed);

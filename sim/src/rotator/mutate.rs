@@ -13,12 +13,11 @@ pub struct Found {
     pub violation: Violation,
 }
 
-/// Breaks the mechanism and runs the histories of the first `most` seeds until one shows it as a
-/// violation of its own invariant.
-#[must_use]
-pub fn find(mutation: Mutation, most: u64) -> Option<Found> {
+/// Breaks the mechanism and runs the histories of `seeds` until one shows it as a violation of its
+/// own invariant.
+pub fn find(mutation: Mutation, seeds: impl IntoIterator<Item = u64>) -> Option<Found> {
     break_mechanism(Some(mutation));
-    let found = (0..most).find_map(|seed| {
+    let found = seeds.into_iter().find_map(|seed| {
         let own = |v: &Violation| format!("{:?}", v.invariant) == mutation.invariant();
         let violation = run(seed).violations.into_iter().find(own)?;
         Some(Found { seed, violation })
