@@ -125,14 +125,13 @@ impl Api {
         read(op, path, &self.call(op, path, endpoint, token, timeout).await?)
     }
 
-    /// Asks for a login, within `time`, and if it is still `wanted` when it can be asked for.
+    /// Asks for a login, within `time`.
     pub(crate) async fn mint<R: DeserializeOwned>(
         &self,
         path: &str,
         endpoint: impl Endpoint,
         token: &Token,
         time: MintTime,
-        wanted: impl Fn() -> bool,
     ) -> Result<R, Failure> {
         let too_late = |kind, why| {
             let message = format!("{} {path}: {why}", Op::Issue.doing());
@@ -147,10 +146,6 @@ impl Api {
         let late = || too_late(ErrorKind::Throttled, "max_in_flight requests are not answered yet");
         let turn = async { Ok(self.lanes.enter(Op::Issue).await) };
         let pass = mint_time::by(&self.clock, time.ready_by(), turn, late).await?;
-        if !wanted() {
-            let why = "while it waited for its turn, the one before it was answered";
-            return Err(too_late(ErrorKind::Throttled, why).into());
-        }
         let Some(timeout) = time.for_answer(self.clock.now(), self.mint_timeout) else {
             return Err(too_late(ErrorKind::Timeout, "it took too long to get to ask").into());
         };

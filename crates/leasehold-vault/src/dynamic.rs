@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use leasehold::{
@@ -32,9 +32,6 @@ struct Role {
     mount: String,
     role: String,
     path: String,
-    /// How many logins it has brought. A rotator that waits for long asks once more, which is of no
-    /// use where the first request was still waiting for its turn.
-    brought: AtomicU64,
 }
 
 impl DynamicRole {
@@ -46,7 +43,6 @@ impl DynamicRole {
             path: format!("{mount}/creds/{role}"),
             mount: mount.to_owned(),
             role: role.to_owned(),
-            brought: AtomicU64::new(0),
         };
         Self { role: Arc::new(role), teller: Teller::default(), closed: AtomicBool::new(false) }
     }
@@ -116,11 +112,9 @@ impl Role {
     /// Answers within `time`.
     async fn mint(self: Arc<Self>, time: MintTime) -> Result<Issued, SourceError> {
         let api = self.session.api();
-        let before = self.brought.load(Ordering::Acquire);
-        let wanted = || self.brought.load(Ordering::Acquire) == before;
         let call = async |token| {
             let request = Creds { mount: self.mount.clone(), role: self.role.clone() };
-            api.mint(&self.path, request, &token, time, wanted).await
+            api.mint(&self.path, request, &token, time).await
         };
         let ready_by = Some(time.ready_by());
         let (reply, hold): (CredsReply, _) = self.session.issue_with(ready_by, call).await?;
@@ -134,7 +128,6 @@ impl Role {
         let (credential, lease) = minted(&self.path, reply, revoke).await?;
         let (username, login) = (credential.username(), hold.epoch().number);
         debug!(role = %self.path, username, ttl = ?lease.ttl, login, "credential issued");
-        self.brought.fetch_add(1, Ordering::AcqRel);
         Ok(Issued::new(credential, lease).with_parent(hold.into_parent()))
     }
 

@@ -141,29 +141,3 @@ async fn mints_go_out_a_few_at_a_time_and_nothing_that_keeps_a_login_alive_waits
     sim.pass(120 * S).await;
     assert_eq!(vault.asked(ISSUE), 12);
 }
-
-/// A rotator that hears nothing for 10 s asks once more.
-#[tokio::test(start_paused = true)]
-async fn i7_a_mint_that_waited_behind_one_for_the_same_role_is_not_sent_after_it_was_answered() {
-    let sim = Sim::start();
-    let vault = GoodVault::start(HOUR, 24 * HOUR, HOUR).await;
-    let session = session(&sim, &vault, 1).await;
-    let source = Arc::new(session.dynamic_role("database", "app"));
-    sim.finish(source.issue()).await.unwrap();
-    vault.fail("database/creds/app2", Reply::silence());
-    let other = session.dynamic_role("database", "app2");
-    let stuck = tokio::spawn(async move { other.issue().await });
-    sim.pass(S).await;
-    let ask = || {
-        let source = source.clone();
-        tokio::spawn(async move { source.issue().await })
-    };
-    let (first, second) = (ask(), ask());
-    sim.pass(S).await;
-    assert_eq!(vault.asked(ISSUE), 1, "both wait for their turn");
-    sim.finish(first).await.unwrap().unwrap();
-    let e = sim.finish(second).await.unwrap().unwrap_err();
-    assert!(e.is_transient() && !e.may_have_issued(), "{e}");
-    assert_eq!(vault.asked(ISSUE), 2, "{e}");
-    stuck.abort();
-}
