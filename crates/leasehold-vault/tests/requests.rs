@@ -50,11 +50,10 @@ async fn a_day_with_a_rotation_costs_the_server_what_the_schedule_needs_and_noth
 
     let renewals = vault.asked(RENEW);
     assert_eq!(renewals, renewed.load(Ordering::Relaxed), "each did what it was sent for");
-    // With a third of the TTL left, or two minutes sooner by chance: one in 38 to 40 minutes.
-    assert!((36..=40).contains(&renewals), "{renewals} renewals in 25 hours");
-    // At half of an hour, or a tenth of that sooner.
+    // Each when a sixth to a third of its hour has passed: one in 10 to 20 minutes.
+    assert!((75..=150).contains(&renewals), "{renewals} renewals in 25 hours");
     let token_renewals = vault.asked(TOKEN_RENEW);
-    assert!((50..=56).contains(&token_renewals), "{token_renewals} of the token");
+    assert!((75..=150).contains(&token_renewals), "{token_renewals} of the token");
     let rest = [LOGIN, RIGHTS, ISSUE, REVOKE, TOKEN_REVOKE].map(|path| vault.asked(path));
     assert_eq!(rest, [1, 1, 2, 2, 1]);
     let all = renewals + token_renewals + rest.iter().sum::<usize>();
