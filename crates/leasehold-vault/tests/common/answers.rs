@@ -143,7 +143,7 @@ impl fmt::Display for Does {
             }
             Self::RotateNow => "rotates at once",
             Self::RotateAtLeeway => {
-                "keeps the login, renews it no more, and rotates at the leeway before its end"
+                "keeps the login, renews it no more, and rotates before its end, at the leeway at the latest"
             }
             Self::RevokeSoon => "revokes again with backoff until the lease ends",
             Self::RevokeThenQueue => {
