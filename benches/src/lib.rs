@@ -9,10 +9,10 @@ pub mod capacity;
 mod chronicle;
 mod load;
 pub mod matrix;
+pub mod outcome;
 mod pools;
 mod report;
 pub mod rotation;
-mod sockets;
 pub mod stats;
 pub mod trees;
 mod weather;
@@ -21,13 +21,13 @@ mod world;
 use std::time::{Duration, Instant};
 
 use leasehold::Rotator;
+use leasehold_testkit::SocketWatch;
 
 pub use args::{Args, Fault, FaultKind, PoolKind};
 use chronicle::Chronicle;
 use pools::AnyPool;
 use report::Seen;
 pub use report::{Calls, Report};
-use sockets::Sockets;
 use world::World;
 pub use world::cheap_logins;
 
@@ -57,7 +57,7 @@ pub async fn run(args: &Args) -> Result<Report, AnyError> {
         .observer(move |event| ear.hear(event))
         .start()
         .await?;
-    let sockets = Sockets::watch(world.place.port, Duration::from_millis(2));
+    let sockets = SocketWatch::start(world.place.port, Duration::from_millis(2));
     let provider = rotator.provider();
     let pool = AnyPool::connect(args.pool, args.pool_size, &world.place, &provider).await?;
     drop(provider);
@@ -98,7 +98,7 @@ pub async fn run(args: &Args) -> Result<Report, AnyError> {
         told: &chronicle.told(),
         calls: world.session.calls(),
         logins: logins.as_deref(),
-        sockets: sockets.as_ref().map(Sockets::most),
+        sockets: sockets.as_ref().map(SocketWatch::most),
         faults: &faults,
         left: world.left().await?,
     };

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use leasehold_drill::{AnyError, Args};
+use leasehold_drill::{AnyError, Args, outcome};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -13,23 +13,11 @@ async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match drill(&args).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("something was left after the shutdown, or failed without a fault");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprint!("drill: {error}");
-            let mut cause = error.source();
-            while let Some(next) = cause {
-                eprint!(": {next}");
-                cause = next.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
+    let done = drill(&args).await;
+    if matches!(done, Ok(false)) {
+        eprintln!("something was left after the shutdown, or failed without a fault");
     }
+    outcome::exit("drill", done)
 }
 
 async fn drill(args: &Args) -> Result<bool, AnyError> {

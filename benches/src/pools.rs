@@ -1,6 +1,5 @@
 //! The pools under load, as a user has them: plain `PgPool` and plain deadpool `Pool`.
 
-use std::error::Error;
 use std::time::Duration;
 
 use leasehold::CredentialProvider;
@@ -10,6 +9,7 @@ use tokio_postgres::NoTls;
 
 use crate::AnyError;
 use crate::args::PoolKind;
+use crate::outcome::chain;
 
 const SELECT: &str = "SELECT v, session_user::text FROM accounts WHERE id = $1";
 const UPDATE: &str = "UPDATE accounts SET v = v + 1 WHERE id = $1";
@@ -158,15 +158,4 @@ fn of_deadpool(error: &deadpool_postgres::PoolError) -> Failure {
 fn of_postgres(error: &tokio_postgres::Error, at_checkout: bool) -> Failure {
     let sqlstate = error.code().map_or(NONE, |c| c.code()).to_owned();
     Failure { sqlstate, at_checkout, pool_closed: false, message: chain(error) }
-}
-
-/// The error and its causes on one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text.replace(['\n', '\t', '\r'], " ")
 }

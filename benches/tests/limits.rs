@@ -3,22 +3,31 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::{Command, Stdio};
+mod common;
 
-use serde_json::Value;
+use common::run;
 
 #[test]
 fn a_database_makes_renews_and_revokes_logins_of_every_kind_and_works_off_a_backlog() {
-    let done = Command::new(env!("CARGO_BIN_EXE_limits"))
-        .args(["--seconds", "0.2", "--clients", "2", "--live", "20", "--logins", "2"])
-        .args(["--grants", "10000", "--backlog", "10", "--backlog-ttl", "6", "--check"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    let out = String::from_utf8(done.stdout).unwrap();
-    assert!(done.status.success(), "{out}");
-    let report: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let args = [
+        "--seconds",
+        "0.2",
+        "--clients",
+        "2",
+        "--live",
+        "20",
+        "--logins",
+        "2",
+        "--grants",
+        "10000",
+        "--backlog",
+        "10",
+        "--backlog-ttl",
+        "6",
+        "--check",
+    ];
+    let (well, report) = run(env!("CARGO_BIN_EXE_limits"), &args);
+    assert!(well, "{report}");
     assert_eq!(report["failed"], 0, "{report}");
     let cells = report["cells"].as_array().unwrap();
     assert_eq!(cells.len(), 3 + 2, "{report}");

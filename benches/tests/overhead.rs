@@ -3,22 +3,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::{Command, Stdio};
+mod common;
 
-use serde_json::Value;
+use common::run;
 
 #[test]
 fn what_the_hooks_cost_is_measured_beside_plain_pools() {
-    let done = Command::new(env!("CARGO_BIN_EXE_overhead"))
-        .args(["--rounds", "4", "--round-ms", "5", "--tasks", "1,20"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
+    let args = ["--rounds", "4", "--round-ms", "5", "--tasks", "1,20"];
+    let (well, report) = run(env!("CARGO_BIN_EXE_overhead"), &args);
     // An operation that fails ends it.
-    assert!(done.status.success());
-    let out = String::from_utf8(done.stdout).unwrap();
-    let report: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert!(well);
 
     let cells = report["throughput"].as_array().unwrap();
     let names: Vec<_> = cells

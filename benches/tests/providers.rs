@@ -3,20 +3,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::{Command, Stdio};
+mod common;
 
-use serde_json::{Value, json};
+use common::run;
+use serde_json::json;
 
 #[test]
 fn twenty_providers_ask_for_what_they_need_a_few_at_a_time_and_leave_nothing() {
-    let done = Command::new(env!("CARGO_BIN_EXE_providers"))
-        .args(["--counts", "20", "--rest", "1", "--pools", "0", "--days", "1"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    let out = String::from_utf8(done.stdout).unwrap();
-    let report: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let args = ["--counts", "20", "--rest", "1", "--pools", "0", "--days", "1"];
+    let (_, report) = run(env!("CARGO_BIN_EXE_providers"), &args);
     let row = &report["counts"][0];
     // And one that was there before. A rotator that had no answer for 10 s may have asked once more.
     let quick = row["start_s"].as_f64().unwrap() < 10.0;

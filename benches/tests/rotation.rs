@@ -2,21 +2,27 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::{Command, Stdio};
+mod common;
 
-use serde_json::Value;
+use common::run;
 
 #[test]
 fn nothing_fails_and_no_pool_goes_above_its_maximum_and_one() {
-    let done = Command::new(env!("CARGO_BIN_EXE_rotation"))
-        .args(["--size", "4", "--rotations", "2", "--by-hand", "1"])
-        .args(["--warm-up", "0.2", "--think-ms", "20", "--roll-ms", "500"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap();
-    let out = String::from_utf8(done.stdout).unwrap();
-    let report: Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    let args = [
+        "--size",
+        "4",
+        "--rotations",
+        "2",
+        "--by-hand",
+        "1",
+        "--warm-up",
+        "0.2",
+        "--think-ms",
+        "20",
+        "--roll-ms",
+        "500",
+    ];
+    let (_, report) = run(env!("CARGO_BIN_EXE_rotation"), &args);
     let cells = report["cells"].as_array().unwrap();
     assert_eq!(cells.len(), 6, "{report}");
     for cell in cells {

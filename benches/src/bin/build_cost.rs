@@ -10,9 +10,9 @@ use std::process::{ExitCode, Stdio};
 use std::time::Instant;
 
 use clap::Parser;
-use leasehold_drill::AnyError;
 use leasehold_drill::stats::Ratio;
 use leasehold_drill::trees::{TREES, cargo, crates};
+use leasehold_drill::{AnyError, outcome};
 use serde::Serialize;
 
 /// What Leasehold adds to the build of a service.
@@ -51,18 +51,14 @@ struct Tree {
 }
 
 fn main() -> ExitCode {
-    match compare(&Args::parse()) {
-        Ok(report) => {
-            print(&report);
-            let Ok(line) = serde_json::to_string(&report) else { return ExitCode::FAILURE };
-            println!("{line}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("build-cost: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit("build-cost", run())
+}
+
+fn run() -> Result<bool, AnyError> {
+    let report = compare(&Args::parse())?;
+    print(&report);
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(true)
 }
 
 fn compare(args: &Args) -> Result<Report, AnyError> {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use leasehold::{Event, Rotator};
-use leasehold_drill::{AnyError, cheap_logins};
+use leasehold_drill::{AnyError, cheap_logins, outcome};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, Stack, TestDb};
 use leasehold_vault::{Auth, Session, VaultConfig};
 use serde::Serialize;
@@ -74,28 +74,17 @@ struct Report {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match endure(&Args::parse()).await {
-        Ok(report) => {
-            let Ok(line) = serde_json::to_string(&report) else { return ExitCode::FAILURE };
-            println!("{line}");
-            let flat = report.rss_growth_percent < 5.0
-                && (report.tasks_end - report.tasks_early).abs() < 0.05 * report.tasks_early
-                && report.tasks_left == 0
-                && report.failed_queries == 0
-                && report.leases_left + report.roles_left == 0;
-            if flat { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            eprint!("endurance: {error}");
-            let mut cause = error.source();
-            while let Some(next) = cause {
-                eprint!(": {next}");
-                cause = next.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit("endurance", run().await)
+}
+
+async fn run() -> Result<bool, AnyError> {
+    let report = endure(&Args::parse()).await?;
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(report.rss_growth_percent < 5.0
+        && (report.tasks_end - report.tasks_early).abs() < 0.05 * report.tasks_early
+        && report.tasks_left == 0
+        && report.failed_queries == 0
+        && report.leases_left + report.roles_left == 0)
 }
 
 #[derive(Default)]

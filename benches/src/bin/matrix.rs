@@ -5,18 +5,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use leasehold_drill::{AnyError, matrix};
+use leasehold_drill::{AnyError, matrix, outcome};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("matrix: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit("matrix", run().await)
 }
 
 async fn run() -> Result<bool, AnyError> {

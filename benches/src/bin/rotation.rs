@@ -5,18 +5,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use leasehold_drill::{AnyError, rotation};
+use leasehold_drill::{AnyError, outcome, rotation};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("rotation: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit("rotation", run().await)
 }
 
 async fn run() -> Result<bool, AnyError> {

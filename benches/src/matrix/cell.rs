@@ -15,7 +15,8 @@ use super::strike::{self, Lookout};
 use super::verdict::{self, Outcome, Seen};
 use crate::chronicle::{Chronicle, Told};
 use crate::load::{self, Op, Shape, Until};
-use crate::pools::{AnyPool, chain};
+use crate::outcome::chain;
+use crate::pools::AnyPool;
 use crate::{AnyError, fail, world};
 
 /// Longer than anything takes on a slow machine: a bound, never a measure.

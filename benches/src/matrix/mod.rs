@@ -233,7 +233,7 @@ async fn play(cell: Cell, stack: &Stack) -> Played {
         let mut outcome = match Box::pin(cell::play(cell, stack)).await {
             Ok(outcome) => outcome,
             Err((error, chronicle)) => Outcome {
-                violations: vec![crate::pools::chain(&*error)],
+                violations: vec![crate::outcome::chain(&*error)],
                 lines: chronicle.told().lines,
                 ..Outcome::default()
             },

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::target::AnyPool;
 use crate::AnyError;
+use crate::outcome::chain;
 
 /// From the wish for a connection to the answer.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +64,7 @@ impl Load {
                         && !std::mem::replace(&mut told, true)
                         && task == 0
                     {
-                        eprintln!("    the first failure of a task: {}", chain(&error));
+                        eprintln!("    the first failure of a task: {}", chain(&*error));
                     }
                 }
                 ops
@@ -82,8 +83,4 @@ impl Load {
         all.sort_unstable_by_key(|op| op.begun);
         Ok(all)
     }
-}
-
-fn chain(error: &AnyError) -> String {
-    crate::pools::chain(&**error)
 }

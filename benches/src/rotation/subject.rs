@@ -111,7 +111,8 @@ impl Subject {
         }
     }
 
-    /// Rotates, by hand at once, a rotator when it is due, and waits until the old login is revoked and the window is over.
+    /// Rotates, by hand at once, a rotator when it is due, and waits until the old login is revoked
+    /// and the window is over.
     pub(super) async fn rotate(&mut self) -> Result<Rotation, AnyError> {
         let rotation = match self {
             Self::Leasehold { told, .. } => {

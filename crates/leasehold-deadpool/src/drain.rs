@@ -79,8 +79,8 @@ impl Drain<'_> {
     }
 
     /// Replaces superseded connections one by one, spread over the roll, so that no borrower waits
-    /// for a login: opens a spare, and lets one superseded connection go for it, an idle one here or one that a
-    /// borrower was about to get. Whoever needs a connection then finds the spare.
+    /// for a login: opens a spare, and lets one superseded connection go for it, an idle one here or
+    /// one that a borrower was about to get. Whoever needs a connection then finds the spare.
     async fn roll(&self) {
         if !self.may_roll() {
             return;

@@ -52,8 +52,8 @@ struct Guard {
 }
 
 impl Guard {
-    /// One atomic load while nothing is superseded, and one look at the coarse clock for the sampler. deadpool wants a box, which is free for a future without a
-    /// size.
+    /// One atomic load while nothing is superseded, and one look at the coarse clock for the
+    /// sampler. deadpool wants a box, which is free for a future without a size.
     fn pass<'a>(&self, client: &'a ClientWrapper, metrics: &Metrics) -> Verdicts<'a> {
         match self.shared.gate.judge(metrics.created) {
             Verdict::Current if !self.sampler.as_ref().is_some_and(Sampler::due) => Box::pin(Pass),

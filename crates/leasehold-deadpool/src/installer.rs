@@ -72,8 +72,8 @@ impl Installer {
     /// out for the first time, as if its borrower had called `prepare_cached` with the same text:
     /// the first query on a connection is slow, and after a rotation all are new. Those that
     /// replace superseded ones get them off the borrowers' path; where a borrower has to wait for a
-    /// connect, it waits for these too, a round trip each, for at most a second. One that can't be prepared is passed over.
-    /// Default: none.
+    /// connect, it waits for these too, a round trip each, for at most a second. One that can't be
+    /// prepared is passed over. Default: none.
     pub fn warm_statements<S: Into<String>>(
         mut self,
         statements: impl IntoIterator<Item = S>,

@@ -38,7 +38,7 @@ pub use pglog::{LoginEvent, LoginKind, LoginRecord, correlate, parse_login_log};
 pub use postgres::PostgresShutdown;
 pub use proxy::{Catch, Direction, FaultProxy, Then, Toxic, Trap};
 pub use shared::shared;
-pub use sockets::sockets_to;
+pub use sockets::{SocketWatch, sockets_to};
 pub use spec::{AppRoleSpec, DatabaseSpec, RoleSpec, TokenSpec};
 pub use stack::{Stack, StackBuilder};
 #[cfg(feature = "tls")]

@@ -1,7 +1,10 @@
 //! This process's own sockets, as the kernel has them.
 
 use std::collections::HashSet;
-use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use std::{fs, thread};
 
 /// Inodes of this process's sockets to `port`, from the SYN to our close, that were all open at one
 /// instant. `None` where the kernel does not tell (not Linux).
@@ -15,6 +18,49 @@ pub fn sockets_to(port: u16) -> Option<HashSet<u64>> {
     let later = reading(port)?;
     open.retain(|inode| later.contains(inode));
     Some(open)
+}
+
+/// Watches how many sockets this process has to one port, as [`sockets_to`] sees them, until it is
+/// dropped. Those that are there when it begins are somebody else's, and not counted.
+#[derive(Debug)]
+pub struct SocketWatch {
+    most: Arc<AtomicUsize>,
+    ended: Arc<AtomicBool>,
+}
+
+impl SocketWatch {
+    /// Begins to look, with `pause` between two looks: a peak that is shorter can be missed. `None`
+    /// where the kernel does not tell (not Linux).
+    ///
+    /// On a thread of its own: the kernel's table takes long to read where it is long, and whoever
+    /// reads it on the runtime holds up what is measured.
+    #[must_use]
+    pub fn start(port: u16, pause: Duration) -> Option<Self> {
+        let before = sockets_to(port)?;
+        let watch = Self { most: Arc::default(), ended: Arc::default() };
+        let (most, ended) = (watch.most.clone(), watch.ended.clone());
+        thread::spawn(move || {
+            while !ended.load(Ordering::Relaxed) {
+                if let Some(now) = sockets_to(port) {
+                    most.fetch_max(now.difference(&before).count(), Ordering::Relaxed);
+                }
+                thread::sleep(pause);
+            }
+        });
+        Some(watch)
+    }
+
+    /// The most that were seen at once.
+    #[must_use]
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for SocketWatch {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
 }
 
 fn reading(port: u16) -> Option<HashSet<u64>> {

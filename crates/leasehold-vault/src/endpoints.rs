@@ -98,16 +98,16 @@ impl Endpoint for ReadPath {
     }
 }
 
-/// A new version of a secret of a KV engine of version 2.
+/// A body that is made already: a login of the application's own, a new version of a secret.
 #[derive(Serialize)]
-pub(crate) struct WriteSecret {
+pub(crate) struct WriteBody {
     #[serde(skip)]
     pub(crate) path: String,
     #[serde(skip)]
     pub(crate) body: Vec<u8>,
 }
 
-impl Endpoint for WriteSecret {
+impl Endpoint for WriteBody {
     const METHOD: &str = "POST";
     fn path(&self) -> String {
         self.path.clone()
@@ -163,25 +163,6 @@ impl Endpoint for CertLogin {
     const METHOD: &str = "POST";
     fn path(&self) -> String {
         format!("auth/{}/login", self.mount)
-    }
-}
-
-/// A login with a body that the application made.
-#[derive(Serialize)]
-pub(crate) struct CustomLogin {
-    #[serde(skip)]
-    pub(crate) path: String,
-    #[serde(skip)]
-    pub(crate) body: Vec<u8>,
-}
-
-impl Endpoint for CustomLogin {
-    const METHOD: &str = "POST";
-    fn path(&self) -> String {
-        self.path.clone()
-    }
-    fn body(self) -> Option<Zeroizing<Vec<u8>>> {
-        Some(self.body.into())
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::classify::Op;
-use crate::endpoints::{Metadata, WriteSecret};
+use crate::endpoints::{Metadata, WriteBody};
 use crate::inspect::{self, Answer};
 use crate::session::Session;
 
@@ -131,7 +131,7 @@ impl Session {
         let body = body.to_string().into_bytes();
         let api = self.api();
         let call = async |token| {
-            let request = WriteSecret { path: path.clone(), body: body.clone() };
+            let request = WriteBody { path: path.clone(), body: body.clone() };
             api.json(Op::Write, &path, request, Some(&token), api.request_timeout).await
         };
         let written: Result<Answer<VersionOnly>, _> = self.manage_with(call).await;

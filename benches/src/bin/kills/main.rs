@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use leasehold_drill::AnyError;
+use leasehold_drill::{AnyError, outcome};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, Stack, TestDb};
 use serde::Serialize;
 use serde_json::Value;
@@ -87,14 +87,7 @@ async fn main() -> ExitCode {
         Some(place) => service::run(place).await.map(|()| true),
         None => kills(&args).await,
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("kills: {}", service::chain(&*error));
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit("kills", done)
 }
 
 async fn kills(args: &Args) -> Result<bool, AnyError> {

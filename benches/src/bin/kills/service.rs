@@ -97,14 +97,3 @@ pub(crate) async fn run(place: &str) -> Result<(), AnyError> {
     served?;
     if left.is_clean() { Ok(()) } else { Err(left.to_string().into()) }
 }
-
-/// The error and its causes on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
-}

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use edges::{Backlog, Ceiling, Felt};
-use leasehold_drill::AnyError;
 use leasehold_drill::capacity::{self, Rates};
+use leasehold_drill::{AnyError, outcome};
 use serde::Serialize;
 use series::{Cell, Until, cell};
 use world::{BARE_DROP, HASHED, NARROW, OWN_REVOCATION, WIDE, World};
@@ -80,19 +80,14 @@ async fn main() -> ExitCode {
         print!("{}", capacity::table(&Rates { mint, renew, revoke }));
         return ExitCode::SUCCESS;
     }
-    match measure(&args).await {
-        Ok(report) => {
-            print(&report);
-            let Ok(line) = serde_json::to_string(&report) else { return ExitCode::FAILURE };
-            println!("{line}");
-            let broken = args.check && report.failed > 0;
-            if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-        }
-        Err(error) => {
-            eprintln!("limits: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit("limits", run(&args).await)
+}
+
+async fn run(args: &Args) -> Result<bool, AnyError> {
+    let report = measure(args).await?;
+    print(&report);
+    println!("{}", serde_json::to_string(&report)?);
+    Ok(report.failed == 0 || !args.check)
 }
 
 /// Who asks while something else is varied.

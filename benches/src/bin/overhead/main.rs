@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use leasehold_drill::AnyError;
+use leasehold_drill::{AnyError, outcome};
 
 use instructions::Subject;
 use pools::{Kind, SIZE, Servers};
@@ -73,20 +73,7 @@ fn main() -> ExitCode {
         Some(subject) => instructions::run(subject).map(|()| true),
         None => measured(&args),
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprint!("overhead: {error}");
-            let mut cause = error.source();
-            while let Some(next) = cause {
-                eprint!(": {next}");
-                cause = next.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit("overhead", done)
 }
 
 fn measured(args: &Args) -> Result<bool, AnyError> {

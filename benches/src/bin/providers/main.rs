@@ -17,7 +17,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Parser;
-use leasehold_drill::AnyError;
+use leasehold_drill::{AnyError, outcome};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, Stack, TestDb};
 use serde_json::Value;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
@@ -66,20 +66,7 @@ fn main() -> ExitCode {
         Some(task) => process::run(task).map(|()| true),
         None => measure(&args),
     };
-    match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprint!("providers: {error}");
-            let mut cause = error.source();
-            while let Some(next) = cause {
-                eprint!(": {next}");
-                cause = next.source();
-            }
-            eprintln!();
-            ExitCode::FAILURE
-        }
-    }
+    outcome::exit("providers", done)
 }
 
 fn measure(args: &Args) -> Result<bool, AnyError> {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use leasehold::Event;
-use leasehold_testkit::sockets_to;
+use leasehold_testkit::SocketWatch;
 
 use crate::kit::{Events, Kit, is_drained};
 
@@ -17,6 +17,7 @@ async fn rotations_under_load_lose_no_query_and_never_need_more_than_one_socket_
     let rotator = kit.start(Duration::from_millis(800)).await;
     let provider = rotator.provider();
     let proxy = kit.db.stack().postgres_proxy().await.unwrap();
+    let watch = SocketWatch::start(proxy.port(), Duration::from_millis(1));
     let pool = kit.pool_at(&provider, 4, proxy.port()).await;
     let mut events = Events::of(&provider);
     let done = Arc::new(AtomicBool::new(false));
@@ -37,17 +38,6 @@ async fn rotations_under_load_lose_no_query_and_never_need_more_than_one_socket_
             })
         })
         .collect();
-    let watch = {
-        let (proxy, done) = (proxy.clone(), done.clone());
-        std::thread::spawn(move || {
-            let mut most = 0;
-            while !done.load(Ordering::SeqCst) {
-                most = most.max(sockets_to(proxy.port()).map_or(0, |open| open.len()));
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            most
-        })
-    };
     for _ in 0..4 {
         let Event::Drained { forced, left, .. } = events.wait("drain", is_drained).await else {
             unreachable!()
@@ -61,6 +51,6 @@ async fn rotations_under_load_lose_no_query_and_never_need_more_than_one_socket_
     }
     assert!(ok > 100, "{ok} transactions");
     assert!(kit.source.revoked().iter().all(|r| r.sessions == 0), "{:?}", kit.source.revoked());
-    let most = watch.join().unwrap();
+    let most = watch.map_or(0, |watch| watch.most());
     assert!(most <= 5, "{most} sockets at once for a pool of 4");
 }

@@ -189,18 +189,13 @@ impl CredentialSource for Source {
 
 /// Waits for `ready` to have something; fails loudly after a long time.
 pub async fn eventually<T>(what: &str, mut ready: impl AsyncFnMut() -> Option<T>) -> T {
-    let wait = async {
-        loop {
-            if let Some(it) = ready().await {
-                return it;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    match tokio::time::timeout(LIMIT, wait).await {
-        Ok(it) => it,
-        Err(_) => panic!("waited in vain for {what}"),
-    }
+    let mut it = None;
+    let asked = leasehold_testkit::eventually(what, LIMIT, async || {
+        it = ready().await;
+        Ok(it.is_some())
+    });
+    asked.await.unwrap_or_else(|e| panic!("waited in vain: {e}"));
+    it.unwrap()
 }
 
 /// What happens, in order.

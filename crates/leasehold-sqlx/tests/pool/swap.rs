@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use leasehold::{Event, Rotator};
-use leasehold_testkit::{Catch, sockets_to};
+use leasehold_testkit::{Catch, SocketWatch};
 
 use crate::kit::{Events, Kit, fill, options, shut_down, touch, who};
 
@@ -220,20 +220,10 @@ async fn never_more_sockets_than_the_pools_maximum_and_one() {
     let rotator = kit.start(Duration::from_secs(10)).await;
     let provider = rotator.provider();
     let proxy = kit.db.stack().postgres_proxy().await.unwrap();
+    let watch = SocketWatch::start(proxy.port(), Duration::from_millis(1));
     let pool =
         leasehold_sqlx::connect(&provider, options(3), kit.base_at(proxy.port())).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
-    let watch = {
-        let (port, stop) = (proxy.port(), stop.clone());
-        std::thread::spawn(move || {
-            let mut most = 0;
-            while !stop.load(Ordering::SeqCst) {
-                most = most.max(sockets_to(port).map_or(0, |open| open.len()));
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            most
-        })
-    };
     let workers: Vec<_> = (0..6)
         .map(|_| {
             let (pool, stop) = (pool.clone(), stop.clone());
@@ -260,7 +250,7 @@ async fn never_more_sockets_than_the_pools_maximum_and_one() {
     for worker in workers {
         worker.await.unwrap();
     }
-    let most = watch.join().unwrap();
+    let most = watch.map_or(0, |watch| watch.most());
     assert!(most >= 4, "the control connection was not seen");
     assert!(most <= 4, "{most} sockets");
     shut_down(&kit, &rotator).await;

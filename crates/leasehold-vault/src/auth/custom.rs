@@ -9,7 +9,7 @@ use super::{AuthMethod, BoxFuture, from_login, input};
 use crate::api::Api;
 use crate::classify::{Failure, Op};
 use crate::config::ConfigError;
-use crate::endpoints::{AuthReply, CustomLogin};
+use crate::endpoints::{AuthReply, WriteBody};
 use crate::token::TokenGrant;
 
 type MakeBody = dyn Fn() -> BoxFuture<'static, Result<Value, SourceError>> + Send + Sync;
@@ -34,7 +34,7 @@ impl Custom {
         // Writing a value that is already one can't fail.
         let text = serde_json::to_vec(&body).unwrap_or_default();
         wipe(&mut body);
-        let request = CustomLogin { path: self.path.clone(), body: text };
+        let request = WriteBody { path: self.path.clone(), body: text };
         let reply = api.json(Op::Login, &self.path, request, None, api.request_timeout);
         let AuthReply { auth } = reply.await.map_err(Failure::into_error)?;
         from_login(api, &self.path, &auth).await

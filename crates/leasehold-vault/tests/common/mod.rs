@@ -81,10 +81,9 @@ pub fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
 pub fn within(bound: Duration, condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
     async move {
-        let began = Instant::now();
-        while !condition() {
-            assert!(began.elapsed() < bound, "not within {bound:?}, waited for at {place}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let what = format!("what is waited for at {place}");
+        let holds = async || Ok(condition());
+        let asked = leasehold_testkit::eventually(&what, bound, holds).await;
+        asked.unwrap_or_else(|e| panic!("{e}"));
     }
 }

@@ -691,18 +691,15 @@ impl Driver {
     }
 
     fn revoke(&mut self, login: LoginId, how: Revocation) {
+        if self.logins.get(&login).is_some_and(|held| held.number.is_none()) {
+            self.with_pools(|pools| pools.attached.iter().for_each(|pool| pool.discard()));
+        }
         // Nothing is proven, installed or drained with it any more, and the number that it had as a
         // candidate goes to the next one.
         let Some(held) = self.logins.get_mut(&login) else {
             return;
         };
         held.generation = None;
-        if held.number.is_none()
-            && let Some(shared) = &self.shared
-        {
-            let pools = shared.pools.lock().unwrap_or_else(PoisonError::into_inner);
-            pools.attached.iter().for_each(|pool| pool.discard());
-        }
         // Kept: another try may come while another rotation is under way.
         let rotation = &self.rotation;
         let within = || rotation.clone().unwrap_or_else(Span::none);
