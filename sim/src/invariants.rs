@@ -35,9 +35,6 @@ use Invariant as I;
 /// How much two clocks that agree may differ: what is taken for slewing.
 const SLACK: Duration = Duration::from_millis(60);
 
-/// What the documentation says that a roll lasts, but no longer than an eighth of the grace.
-const DEFAULT_ROLL: Duration = Duration::from_secs(2);
-
 /// What a batch token is granted, and what is cut to its end, ends up to this much before what the
 /// answer says: the token carries its times in whole seconds. The leeway has a second for it.
 const TRUNCATED: Duration = Duration::from_secs(1);
@@ -100,8 +97,7 @@ pub fn i2_handed_out_is_alive(world: &mut World, pool: usize, conn: Conn) {
     if superseded.gone && generation.leased {
         world.violate(I::I2, format!("rolls generation {number}, which it was told is gone"));
     }
-    let roll = world.plan.roll.unwrap_or(DEFAULT_ROLL).min(superseded.terms.grace / 8);
-    let latest = superseded.at + roll;
+    let latest = superseded.at + longest_roll(world.plan.roll, superseded.terms.ttl);
     if now > latest {
         world.violate(
             I::I2,
@@ -114,6 +110,12 @@ pub fn i2_handed_out_is_alive(world: &mut World, pool: usize, conn: Conn) {
     if generation.leased && end.is_some_and(|end| end <= now) {
         world.violate(I::I2, format!("rolls generation {number}, whose lease is over"));
     }
+}
+
+/// What the documentation says of it.
+fn longest_roll(asked: Option<Duration>, ttl: Option<Duration>) -> Duration {
+    const DEFAULT: Duration = Duration::from_secs(15);
+    asked.unwrap_or_else(|| ttl.map_or(DEFAULT, |ttl| DEFAULT.min(ttl / 16)))
 }
 
 // ---- I3: borrowed means safe
@@ -152,7 +154,8 @@ fn i3_deadline(world: &World, number: u64) -> Option<Time> {
         return None;
     }
     let terms = superseded.terms;
-    let mut deadline = superseded.at + terms.grace;
+    let rolling = if superseded.gone { Duration::ZERO } else { terms.roll };
+    let mut deadline = superseded.at + rolling + terms.grace;
     let (_, login) = world.machine.logins().find(|(_, l)| l.generation == Some(number))?;
     if login.revocable
         && let Some(end) = login.effective_end()
@@ -204,7 +207,7 @@ pub fn i5_proven_then_swapped(world: &mut World, login: u64) {
     let old = old.map(|(_, l)| l.clone()).next();
     let urgent = old.is_none_or(|old| {
         let left = old.effective_end().map_or(Duration::MAX, |end| now.until(end));
-        old.dead || old.lost || left <= old.terms.grace + Duration::from_secs(1)
+        old.dead || old.lost || left <= old.terms.drain() + Duration::from_secs(1)
     });
     if !urgent || proofs.refused() {
         world.violate(I::I5, format!("publishes login {login}, proven as {proofs:?}"));

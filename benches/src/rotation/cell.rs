@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use leasehold_testkit::{AppRoleSpec, DatabaseSpec, LoginRecord, RoleSpec, Stack};
+use leasehold_testkit::{AppRoleSpec, DatabaseSpec, LoginRecord, RoleSpec, SocketWatch, Stack};
 use serde::Serialize;
 
 use super::Args;
@@ -10,7 +10,6 @@ use super::load::{Load, Op, Window};
 use super::subject::{Subject, Way};
 use crate::AnyError;
 use crate::args::PoolKind;
-use crate::sockets::Sockets;
 use crate::stats::{Ratio, quantile};
 use crate::world::unix_now;
 
@@ -21,8 +20,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// TTL and maximum TTL of the role. Rotations that are asked for are limited, planned ones are not
 /// where a login serves an eighth of its TTL: the grace leaves it 6 s, which is room for a rotation
 /// and as long a calm.
-const TTL: Duration = Duration::from_secs(40);
-const GRACE: Duration = Duration::from_secs(29);
+const TTL: Duration = Duration::from_secs(240);
+const GRACE: Duration = Duration::from_secs(185);
 
 /// Which.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -87,7 +86,7 @@ pub(super) async fn run(
     let anchor = (Instant::now(), unix_now());
     let roll = args.roll_ms.map(Duration::from_millis);
     let mut subject = Subject::start(cell.way, cell.kind, &db, cell.size, roll, GRACE).await?;
-    let sockets = Sockets::watch(stack.pg_port(), LOOK);
+    let sockets = SocketWatch::start(stack.pg_port(), LOOK);
     let pool = subject.pool();
     pool.load_full().fill(cell.size).await?;
     // The same load on the servers, whatever the size of the pool.

@@ -19,8 +19,8 @@ use crate::ours;
 const DIALS_BOUND: Duration = Duration::from_secs(1);
 /// The strong count of an `Arc` wakes nobody.
 const DIALS_POLL: Duration = Duration::from_millis(1);
-/// Between walks that found nothing to replace, while something is left: so long, or this many
-/// times what the walk took.
+/// Between walks that found nothing to replace, while something is left: so long at first, or this
+/// many times what the walk took. Grows by a half to the time between two polls.
 const ROLL_PACE: Duration = Duration::from_millis(20);
 const ROLL_REST: u32 = 4;
 /// After a failed dial; doubles with each. A superseded connection was lost to it.
@@ -149,13 +149,14 @@ impl Drain<'_> {
 
     /// Replaces superseded connections one by one, spread over the roll.
     async fn roll(&self) {
-        let mut retry = ROLL_RETRY;
+        let (mut retry, mut rest) = (ROLL_RETRY, ROLL_PACE);
         let mut left = self.pool.pool().size() as usize;
         let mut pace = self.order.pace();
         while self.order.may_roll() && !self.pool.pool().is_closed() {
             let begun = Instant::now();
             match self.replace_one().await {
                 Ok(true) => {
+                    rest = ROLL_PACE;
                     left = left.saturating_sub(1);
                     if left == 0 && self.is_exclusive() {
                         // Borrowers replace some too, and listeners are not the pool's. Postgres
@@ -170,7 +171,8 @@ impl Drain<'_> {
                 }
                 // What is borrowed now can be replaced when it comes back, until time is up.
                 Ok(false) if self.is_exclusive() && self.count().await != Some(0) => {
-                    tokio::time::sleep(ROLL_PACE.max(begun.elapsed() * ROLL_REST)).await;
+                    tokio::time::sleep(rest.max(begun.elapsed() * ROLL_REST)).await;
+                    rest = (rest + rest / 2).min(LAST_POLL);
                 }
                 Ok(false) => return,
                 Err(_) => {

@@ -16,7 +16,7 @@ pub(crate) fn demand_gap(failures: u32, refused: bool) -> Duration {
 /// What a rotator's leeway takes by default, rounded up. The first grant that is cut short is the
 /// only sign of a token's maximum TTL, and what lives on the token has to move before its end: so
 /// it is looked for with this much left, where the token lives so long at all.
-const LEAD: Duration = Duration::from_secs(40);
+const LEAD: Duration = Duration::from_secs(55);
 
 /// The longest that what has time waits after its first failure, and after any other.
 const SOON: Duration = Duration::from_secs(60);

@@ -17,8 +17,8 @@ const LEASE_TTL: Duration = HOUR;
 const LEASE_MAX: Duration = HOUR.saturating_mul(24);
 const TOKEN_TTL: Duration = HOUR;
 
-/// Grace 30 s, the rotation itself 5 s, and 1 s for the server's whole seconds.
-const LEEWAY: Duration = Duration::from_secs(36);
+/// Roll 15 s, grace 30 s, the rotation itself 5 s, and 1 s for the server's whole seconds.
+const LEEWAY: Duration = Duration::from_secs(51);
 
 const ROLES: [&str; 3] = ["app", "app2", "app3"];
 

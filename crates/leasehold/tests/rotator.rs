@@ -189,7 +189,7 @@ async fn a_draining_lease_is_kept_alive_for_as_long_as_its_drain_may_take() {
     let pool = FakePool::attach(&provider);
     pool.hold();
     let mut events = provider.events();
-    // Renewals fail until just before the leeway; the rotation then has a lease with 36 s left.
+    // Renewals fail until just before the leeway; the rotation then has a lease with 40 s left.
     script.fail_renew(ErrorKind::Unreachable);
     assert_eq!(swapped(&mut events).await.1, Reason::Leeway);
     script.fail_renew(None);

@@ -8,7 +8,7 @@ pub mod proxy;
 pub mod script;
 pub mod sim;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use leasehold_testkit::{DatabaseSpec, IssuedToken, RoleSpec, Stack, TestDb, eventually};
 use leasehold_vault::{Auth, Session, VaultConfig};

@@ -246,7 +246,7 @@ pub struct Pace<'a> {
 
 impl Pace<'_> {
     /// So far apart turns are at most: a small pool is done sooner.
-    const SLOWEST: Duration = Duration::from_millis(250);
+    const SLOWEST: Duration = Duration::from_millis(500);
 
     /// Resolves when it is the turn of the next of `left` connections, counted from the turn
     /// before it or the beginning. Cancel safe.

@@ -38,7 +38,7 @@ pub const SHUTDOWN_WRAP_UP: Duration = Duration::from_secs(5);
 pub(crate) const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
-const DEFAULT_ROLL: Duration = Duration::from_secs(2);
+const DEFAULT_ROLL: Duration = Duration::from_secs(15);
 const BACKOFF_FLOOR: Duration = Duration::from_millis(100);
 /// The longest a renewal waits after its first failure, and after any other.
 const SOON: Duration = Duration::from_secs(60);
@@ -60,14 +60,14 @@ pub struct Policy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     pub ttl: Option<Duration>,
-    /// How long a drain may take: 30 s, or a quarter of the TTL.
+    /// How long a borrowed connection has to come back once none of its generation is handed out
+    /// any more: 30 s, or a quarter of the TTL.
     pub grace: Duration,
-    /// How long before its end a lease is rotated: the grace, plus min(5 s, TTL/10) for the
-    /// rotation itself, plus 1 s because Vault counts whole seconds.
+    /// How long before its end a lease is rotated: the roll and the grace, plus min(5 s, TTL/10)
+    /// for the rotation itself, plus 1 s because Vault counts whole seconds.
     pub leeway: Duration,
-    /// How long superseded connections are still handed out while they are replaced one by one:
-    /// 2 s, or an eighth of the grace. What is handed out last has to come back within the rest
-    /// of the grace, so a roll must not take much of it.
+    /// How long superseded connections may still be handed out while they are replaced one by one:
+    /// 15 s, or a sixteenth of the TTL. It comes before the grace and takes nothing of it.
     pub roll: Duration,
     /// The TTL is too short for the grace asked for, which was cut.
     pub clipped: bool,
@@ -78,40 +78,45 @@ impl Policy {
         self.grace.map(|grace| grace.min(LONGEST))
     }
 
+    fn roll(self) -> Option<Duration> {
+        self.roll.map(|roll| roll.min(LONGEST))
+    }
+
     /// The terms as asked for, even where they don't fit the TTL.
-    fn asked(self, ttl: Duration) -> (Duration, Duration) {
+    fn asked(self, ttl: Duration) -> Terms {
         let grace = self.grace().unwrap_or(DEFAULT_GRACE.min(ttl / 4));
-        let leeway = grace + Duration::from_secs(5).min(ttl / 10) + Duration::from_secs(1);
-        (grace, leeway)
+        let roll = self.roll().unwrap_or(DEFAULT_ROLL.min(ttl / 16));
+        let rotation = Duration::from_secs(5).min(ttl / 10) + Duration::from_secs(1);
+        let leeway = roll + grace + rotation;
+        Terms { ttl: Some(ttl), grace, leeway, roll, clipped: leeway >= ttl }
     }
 
     pub fn terms(self, ttl: Option<Duration>) -> Terms {
-        let roll = |grace: Duration| self.roll.unwrap_or(DEFAULT_ROLL).min(grace / 8);
         let Some(ttl) = ttl else {
             let grace = self.grace().unwrap_or(DEFAULT_GRACE);
-            let leeway = Duration::ZERO;
-            return Terms { ttl: None, grace, leeway, roll: roll(grace), clipped: false };
+            let roll = self.roll().unwrap_or(DEFAULT_ROLL);
+            return Terms { ttl: None, grace, leeway: Duration::ZERO, roll, clipped: false };
         };
-        let (grace, leeway) = self.asked(ttl);
-        let clipped = leeway >= ttl;
-        let (grace, leeway) = if clipped { (ttl / 4, ttl / 2) } else { (grace, leeway) };
-        Terms { ttl: Some(ttl), grace, leeway, roll: roll(grace), clipped }
+        let asked = self.asked(ttl);
+        if !asked.clipped {
+            return asked;
+        }
+        Terms { grace: ttl / 4, leeway: ttl / 2, roll: asked.roll.min(ttl / 16), ..asked }
     }
 
     /// What a start error names when `ttl` is too short.
     pub(crate) fn asked_leeway(self, ttl: Duration) -> Duration {
-        self.asked(ttl).1
+        self.asked(ttl).leeway
     }
 }
 
-/// How long a drain may take for leases of this TTL, and how long before its end one is rotated:
-/// what a rotator makes of them. `None`: the TTL is too short for the grace asked for.
+/// The grace for leases of this TTL, and how long before its end one is rotated: what a rotator
+/// makes of them. `None`: the TTL is too short for the grace asked for.
 #[must_use]
 pub fn plan(grace: Option<Duration>, ttl: Duration) -> (Option<Duration>, Duration) {
     let policy = Policy { grace, roll: None };
     let terms = policy.terms(Some(ttl));
-    let (_, leeway) = policy.asked(ttl);
-    ((!terms.clipped).then_some(terms.grace), leeway)
+    ((!terms.clipped).then_some(terms.grace), policy.asked_leeway(ttl))
 }
 
 impl Terms {
@@ -159,6 +164,12 @@ impl Terms {
     /// ever shorter leases is not asked in a loop.
     pub(crate) fn planned_service(&self, life: Duration) -> Duration {
         life.saturating_sub(self.leeway).max(life / 4)
+    }
+
+    /// How long a drain may take.
+    #[must_use]
+    pub fn drain(&self) -> Duration {
+        self.roll + self.grace
     }
 
     /// A drain ends this long before its lease does: enough to end sessions with a login that is
@@ -302,11 +313,11 @@ mod tests {
     #[test]
     fn defaults_scale_down_to_seconds() {
         let terms = Policy::default().terms(Some(s(3600)));
-        assert_eq!((terms.grace, terms.leeway, terms.roll), (s(30), s(36), s(2)));
+        assert_eq!((terms.grace, terms.leeway, terms.roll), (s(30), s(51), s(15)));
         assert_eq!((terms.renew_within(), terms.renew_spread()), (s(2400), s(600)));
         let terms = Policy::default().terms(Some(s(6)));
         assert_eq!(terms.grace, Duration::from_millis(1500));
-        assert_eq!(terms.leeway, Duration::from_millis(3100));
+        assert_eq!(terms.leeway, Duration::from_millis(3475));
         assert!(terms.renew_within() > terms.leeway);
         assert!(terms.renew_within() + terms.renew_spread() < s(6));
         assert!(!terms.clipped);

@@ -86,11 +86,15 @@ impl Machine {
                 Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked
             ) && login.certainly_good(now);
         // A grace longer than what is left of the lease is served by renewing while it drains.
-        let limit = now + if broken!(DrainsWithoutGrace) { terms.roll } else { terms.grace };
+        let rolling = if trusted { terms.roll } else { Duration::ZERO };
+        let grace = if broken!(DrainsWithoutGrace) { Duration::ZERO } else { terms.grace };
+        let limit = now + rolling + grace;
         let short = login.end.is_some_and(|end| end.before(terms.end_margin()) < limit);
         login.renewal.at = (short && !login.last && trusted).then_some(now);
         let (deadline, lease_end) = drain_terms(&login, limit, now);
-        let roll_until = if trusted { (now + terms.roll).min(deadline) } else { now };
+        // With less than that left, most of it is for what is borrowed.
+        let room = if deadline < limit { (deadline - now) / 4 } else { rolling };
+        let roll_until = now + rolling.min(room);
         let long = trusted && broken!(RollsForTheWholeGrace);
         let roll_until = if long { deadline } else { roll_until };
         self.out.push(Action::Drain { generation, roll_until, deadline, lease_end });

@@ -543,7 +543,7 @@ impl Machine {
     fn patience_ends(&self) -> Option<Time> {
         let current = self.current.as_ref()?;
         let end = current.effective_end()?;
-        Some(end.before(current.terms.grace + Duration::from_secs(1)))
+        Some(end.before(current.terms.drain() + Duration::from_secs(1)))
     }
 
     fn publish(&mut self, now: Time, proven: bool) {

@@ -56,22 +56,23 @@ impl RotatorBuilder {
         self
     }
 
-    /// How long a drain may take before borrowed connections are ended: longer than your longest
-    /// transaction. Default: 30 s, or a quarter of the TTL if that is less.
+    /// How long a borrowed connection has to come back before it is ended, once no connection of
+    /// its login is handed out any more: longer than your longest transaction. Default: 30 s, or a
+    /// quarter of the TTL if that is less.
     ///
-    /// A lease is rotated this long before its end, plus min(5 s, TTL/10) for the rotation itself,
-    /// plus 1 s because Vault counts whole seconds; that sum, the leeway, must be less than the
-    /// TTL.
+    /// A lease is rotated this long before its end, plus the [`roll`](Self::roll), plus min(5 s,
+    /// TTL/10) for the rotation itself, plus 1 s because Vault counts whole seconds; that sum, the
+    /// leeway, must be less than the TTL.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.policy.grace = Some(grace);
         self
     }
 
     /// How long superseded connections may still be handed out while the rotator replaces them one
-    /// by one, so that no borrower pays for a connect. Zero turns that off: idle superseded
-    /// connections are then closed at the swap. Default: 2 s; never more than an
-    /// eighth of the grace, so that what is handed out last has time to come back, and never past
-    /// the lease's end.
+    /// by one, so that no borrower pays for a connect. It ends as soon as all are replaced; they are
+    /// at most half a second apart. Zero turns it off: idle superseded connections are then closed
+    /// at the swap. Default: 15 s, or a sixteenth of the TTL if that is less. Where the lease ends
+    /// before the [`grace`](Self::grace) that follows would, it takes a quarter of what is left.
     pub fn roll(mut self, roll: Duration) -> Self {
         self.policy.roll = Some(roll);
         self
