@@ -134,7 +134,10 @@ pub fn i3_borrowed_is_safe(world: &mut World, number: u64, now: Time, taken: usi
 /// A drain gets its grace, unless its lease ends before, a shutdown wants it sooner, or too many
 /// generations drain.
 pub fn i3_deadline_is_kept(world: &mut World, number: u64) {
-    let Some(deadline) = world.drains.get(&number).map(|drain| drain.deadline) else { return };
+    let (now, in_the_way) = (world.believed(), is_in_the_way(world, number));
+    let Some(drain) = world.drains.get_mut(&number) else { return };
+    drain.hurried |= in_the_way && drain.deadline <= now;
+    let deadline = drain.deadline;
     if let Some(due) = i3_deadline(world, number)
         && deadline < due
     {
@@ -145,17 +148,22 @@ pub fn i3_deadline_is_kept(world: &mut World, number: u64) {
     }
 }
 
-fn i3_deadline(world: &World, number: u64) -> Option<Time> {
-    let superseded = world.generations.get(&number)?.superseded?;
+/// The oldest of too many that drain.
+fn is_in_the_way(world: &World, number: u64) -> bool {
     let oldest = world.drains.keys().next() == Some(&number);
     let stages =
         world.machine.logins().filter(|(stage, _)| matches!(stage, Stage::Draining(_))).count();
-    if oldest && stages.max(world.drains.len()) >= policy::DRAINING_AT_ONCE {
+    oldest && stages.max(world.drains.len()) >= policy::DRAINING_AT_ONCE
+}
+
+fn i3_deadline(world: &World, number: u64) -> Option<Time> {
+    let superseded = world.generations.get(&number)?.superseded?;
+    if world.drains.get(&number).is_some_and(|drain| drain.hurried) || is_in_the_way(world, number)
+    {
         return None;
     }
     let terms = superseded.terms;
-    let rolling = if superseded.gone { Duration::ZERO } else { terms.roll };
-    let mut deadline = superseded.at + rolling + terms.grace;
+    let mut deadline = superseded.at + terms.drain();
     let (_, login) = world.machine.logins().find(|(_, l)| l.generation == Some(number))?;
     if login.revocable
         && let Some(end) = login.effective_end()

@@ -106,6 +106,8 @@ pub struct Drain {
     pub roll_until: Time,
     /// Borrowed connections have until then.
     pub deadline: Time,
+    /// Its deadline was brought forward, as too many drained.
+    pub hurried: bool,
     /// The login is certainly good until then.
     pub lease_end: Option<Time>,
     /// Pools that have not reported yet.

@@ -103,12 +103,15 @@ impl World {
                 let tasks =
                     self.pools.iter().map(|p| DrainTask { pool: p.id, rolled: false, done: false });
                 let tasks = tasks.collect();
-                let drain = Drain { roll_until, deadline, lease_end, tasks, left: 0, late: false };
+                let hurried = false;
+                let drain =
+                    Drain { roll_until, deadline, hurried, lease_end, tasks, left: 0, late: false };
                 self.drains.insert(generation, drain);
                 invariants::i3_deadline_is_kept(self, generation);
             }
-            Action::DrainTerms { generation, deadline, lease_end } => {
+            Action::DrainTerms { generation, roll_until, deadline, lease_end } => {
                 if let Some(drain) = self.drains.get_mut(&generation) {
+                    drain.roll_until = roll_until;
                     drain.deadline = deadline;
                     drain.lease_end = lease_end;
                     invariants::i3_deadline_is_kept(self, generation);
@@ -234,8 +237,11 @@ impl World {
             drained: None,
         };
         self.generations.insert(number, generation);
-        // Connections of generations that old have been closed or belong to nobody we know.
-        if self.generations.len() > 16 {
+        // Connections of generations that old have been closed or belong to nobody we know, and the
+        // mints that they made free are not looked at any more.
+        let counted = self.believed().before(invariants::stretch(self));
+        let is_old = |g: &Generation| g.superseded.is_some_and(|s| s.at < counted);
+        if self.generations.len() > 16 && self.generations.values().next().is_some_and(is_old) {
             self.generations.pop_first();
         }
         let first = self.published == 0;

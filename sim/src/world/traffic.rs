@@ -239,7 +239,9 @@ impl World {
         if leased && alive && ends {
             let taken = pool.count(number);
             pool.conns.retain(|c| c.generation != number);
-            invariants::i3_borrowed_is_safe(self, number, now, taken);
+            if !drain.hurried {
+                invariants::i3_borrowed_is_safe(self, number, now, taken);
+            }
         } else {
             drain.left += pool.outlived(number);
         }

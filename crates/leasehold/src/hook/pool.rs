@@ -123,7 +123,6 @@ impl Refusal {
 #[derive(Clone)]
 pub struct DrainOrder {
     pub(crate) generation: Arc<Generation>,
-    pub(crate) roll_until: Time,
     pub(crate) terms: watch::Receiver<DrainTerms>,
     pub(crate) clock: Clock,
     pub(crate) emit: Arc<dyn Fn(Event) + Send + Sync>,
@@ -132,6 +131,8 @@ pub struct DrainOrder {
 /// The part of an order that may change while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DrainTerms {
+    /// Superseded connections may be handed out until then.
+    pub(crate) roll_until: Time,
     /// When borrowed connections have had their time.
     pub(crate) deadline: Time,
     /// The login is certainly good until then; `None`: it has no end of its own.
@@ -148,21 +149,22 @@ impl DrainOrder {
     /// Superseded connections may still be handed out.
     #[must_use]
     pub fn may_roll(&self) -> bool {
-        let now = self.clock.now();
-        now < self.roll_until && now < self.terms.borrow().deadline
+        let terms = *self.terms.borrow();
+        self.clock.now() < terms.roll_until.min(terms.deadline)
     }
 
     /// Begins to replace superseded connections: see [`Pace`].
     #[must_use]
     pub fn pace(&self) -> Pace<'_> {
         let begun = self.clock.now();
-        let end = self.roll_until.min(self.terms.borrow().deadline);
+        let terms = *self.terms.borrow();
+        let end = terms.roll_until.min(terms.deadline);
         Pace { order: self, until: begun + (end - begun) * 3 / 4, begun }
     }
 
-    /// Resolves when they may not any more. Cancel safe.
+    /// Resolves when they may not any more; follows an end that is brought forward. Cancel safe.
     pub async fn roll_over(&self) {
-        self.clock.sleep_until(self.roll_until).await;
+        self.reached(|terms| terms.roll_until).await;
     }
 
     /// The lease is certainly alive, so that its login may be used to end its own sessions.
@@ -175,18 +177,22 @@ impl DrainOrder {
     /// Resolves when borrowed connections have had their time; follows a deadline that is moved.
     /// Cancel safe.
     pub async fn deadline(&self) {
+        self.reached(|terms| terms.deadline).await;
+    }
+
+    async fn reached(&self, time: impl Fn(&DrainTerms) -> Time) {
         let mut terms = self.terms.clone();
         loop {
-            let deadline = terms.borrow_and_update().deadline;
-            if self.clock.now() >= deadline {
+            let at = time(&terms.borrow_and_update());
+            if self.clock.now() >= at {
                 return;
             }
             tokio::select! {
-                () = self.clock.sleep_until(deadline) => {}
+                () = self.clock.sleep_until(at) => {}
                 changed = terms.changed() => {
                     if changed.is_err() {
-                        // The rotator is gone: nothing moves the deadline any more.
-                        self.clock.sleep_until(deadline).await;
+                        // The rotator is gone: nothing moves it any more.
+                        self.clock.sleep_until(at).await;
                     }
                 }
             }
@@ -225,7 +231,6 @@ impl fmt::Debug for DrainOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DrainOrder")
             .field("generation", &self.generation)
-            .field("roll_until", &self.roll_until)
             .field("terms", &*self.terms.borrow())
             .finish_non_exhaustive()
     }

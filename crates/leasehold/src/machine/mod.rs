@@ -103,7 +103,7 @@ pub enum Action {
     /// Drain a generation on every pool; answer with [`Input::Drained`].
     Drain { generation: u64, roll_until: Time, deadline: Time, lease_end: Option<Time> },
     /// The terms of a running drain changed.
-    DrainTerms { generation: u64, deadline: Time, lease_end: Option<Time> },
+    DrainTerms { generation: u64, roll_until: Time, deadline: Time, lease_end: Option<Time> },
     /// Renew; answer with [`Input::Renewed`].
     Renew { login: LoginId, attempt: u64, increment: Duration },
     /// Revoke; answer with [`Input::Revoked`].

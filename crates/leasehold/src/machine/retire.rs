@@ -19,6 +19,8 @@ pub(super) struct Draining {
     since: Time,
     /// The latest the drain may take, wherever the lease ends.
     limit: Time,
+    /// None is handed out after that.
+    roll_until: Time,
     /// `limit`, or as long as the lease certainly lives.
     pub(super) deadline: Time,
     lease_end: Option<Time>,
@@ -86,33 +88,43 @@ impl Machine {
                 Reason::LeaseLost | Reason::LoginRejected | Reason::SessionRevoked
             ) && login.certainly_good(now);
         // A grace longer than what is left of the lease is served by renewing while it drains.
-        let rolling = if trusted { terms.roll } else { Duration::ZERO };
-        let grace = if broken!(DrainsWithoutGrace) { Duration::ZERO } else { terms.grace };
-        let limit = now + rolling + grace;
+        let limit = now + if broken!(DrainsWithoutGrace) { terms.roll } else { terms.drain() };
         let short = login.end.is_some_and(|end| end.before(terms.end_margin()) < limit);
         login.renewal.at = (short && !login.last && trusted).then_some(now);
         let (deadline, lease_end) = drain_terms(&login, limit, now);
-        // With less than that left, most of it is for what is borrowed.
-        let room = if deadline < limit { (deadline - now) / 4 } else { rolling };
-        let roll_until = now + rolling.min(room);
-        let long = trusted && broken!(RollsForTheWholeGrace);
-        let roll_until = if long { deadline } else { roll_until };
+        let roll_until = if !trusted {
+            now
+        } else if broken!(RollsForTheWholeGrace) {
+            deadline
+        } else if deadline < limit {
+            // Most of what is left is for what is borrowed.
+            now + terms.roll.min((deadline - now) / 4)
+        } else {
+            now + terms.roll
+        };
         self.out.push(Action::Drain { generation, roll_until, deadline, lease_end });
-        let draining = Draining { login, generation, since: now, limit, deadline, lease_end };
+        let draining =
+            Draining { login, generation, since: now, limit, roll_until, deadline, lease_end };
         self.draining.push(draining);
         if self.draining.len() > DRAINING_AT_ONCE {
             self.draining[0].limit = now;
         }
     }
 
-    /// Deadlines follow what renewals and the token make of the lease's end.
+    /// Deadlines follow what renewals and the token make of the lease's end. A roll ends when the
+    /// lease turns out to be over.
     pub(super) fn drain_step(&mut self, now: Time) {
         for draining in &mut self.draining {
-            let (deadline, lease_end) = drain_terms(&draining.login, draining.limit, now);
-            if (deadline, lease_end) != (draining.deadline, draining.lease_end) {
-                (draining.deadline, draining.lease_end) = (deadline, lease_end);
+            let login = &draining.login;
+            let (deadline, lease_end) = drain_terms(login, draining.limit, now);
+            let rolls = login.sessions_stay() || login.certainly_good(now);
+            let roll_until = if rolls { draining.roll_until } else { draining.roll_until.min(now) };
+            let before = (draining.roll_until, draining.deadline, draining.lease_end);
+            if (roll_until, deadline, lease_end) != before {
+                (draining.roll_until, draining.deadline) = (roll_until, deadline);
+                draining.lease_end = lease_end;
                 let generation = draining.generation;
-                self.out.push(Action::DrainTerms { generation, deadline, lease_end });
+                self.out.push(Action::DrainTerms { generation, roll_until, deadline, lease_end });
             }
         }
     }

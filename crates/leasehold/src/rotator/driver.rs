@@ -320,11 +320,11 @@ impl Driver {
             Action::Prove { login, generation } => self.prove(login, generation),
             Action::Publish { login, generation } => self.install(login, generation),
             Action::Drain { generation, roll_until, deadline, lease_end } => {
-                self.drain(generation, roll_until, DrainTerms { deadline, lease_end });
+                self.drain(generation, DrainTerms { roll_until, deadline, lease_end });
             }
-            Action::DrainTerms { generation, deadline, lease_end } => {
+            Action::DrainTerms { generation, roll_until, deadline, lease_end } => {
                 if let Some(drain) = self.drains.get(&generation) {
-                    drain.terms.send_replace(DrainTerms { deadline, lease_end });
+                    drain.terms.send_replace(DrainTerms { roll_until, deadline, lease_end });
                 }
             }
             Action::Renew { login, attempt, increment } => self.renew(login, attempt, increment),
@@ -623,7 +623,7 @@ impl Driver {
         }
     }
 
-    fn drain(&mut self, number: u64, roll_until: Time, terms: DrainTerms) {
+    fn drain(&mut self, number: u64, terms: DrainTerms) {
         let of_it =
             |held: &&mut Held| held.generation.as_ref().is_some_and(|g| g.number() == number);
         let generation = self.logins.values_mut().find(of_it).and_then(|held| {
@@ -643,7 +643,6 @@ impl Driver {
         let events = self.replies.clone();
         let order = DrainOrder {
             generation,
-            roll_until,
             terms: receiver,
             clock: self.clock.clone(),
             emit: Arc::new(move |event| {
