@@ -17,11 +17,8 @@ use crate::world::unix_now;
 const SETTLE: Duration = Duration::from_millis(250);
 /// Reading the kernel's table costs a millisecond of CPU where there are hundreds of sockets.
 const LOOK: Duration = Duration::from_millis(20);
-/// TTL and maximum TTL of the role. Rotations that are asked for are limited, planned ones are not
-/// where a login serves an eighth of its TTL: the grace leaves it 6 s, which is room for a rotation
-/// and as long a calm.
-const TTL: Duration = Duration::from_secs(240);
-const GRACE: Duration = Duration::from_secs(185);
+/// The roll that a role of four minutes and more has by default.
+const ROLL: Duration = Duration::from_secs(15);
 
 /// Which.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -70,6 +67,28 @@ pub(super) struct Figures {
     pub(super) sessions: usize,
 }
 
+/// TTL, which is the maximum TTL too, roll and grace. Rotations that are asked for are limited,
+/// planned ones are not where a login serves an eighth of its TTL: the grace leaves it so much, which
+/// is room for a rotation and as long a calm.
+struct Times {
+    ttl: Duration,
+    roll: Duration,
+    grace: Duration,
+}
+
+impl Times {
+    fn of(size: usize, roll: Option<Duration>) -> Self {
+        let roll = roll.unwrap_or(ROLL);
+        // Two connections a second, or three quarters of the roll; and what follows.
+        let drain = Duration::from_millis(size as u64 * 500).min(roll) + Duration::from_secs(1);
+        let serves = drain.max(Duration::from_secs(2)) * 2 + SETTLE * 4 + Duration::from_secs(1);
+        let ttl = Duration::from_secs((serves * 7).as_secs());
+        // The rotation itself has min(5 s, TTL/10), and 1 s.
+        let leeway = roll + (ttl / 10).min(Duration::from_secs(5)) + Duration::from_secs(1);
+        Self { ttl, roll, grace: ttl - serves - leeway }
+    }
+}
+
 pub(super) async fn run(
     stack: &Stack,
     cell: Cell,
@@ -77,15 +96,16 @@ pub(super) async fn run(
     args: &Args,
 ) -> Result<Figures, AnyError> {
     // Definitions as those of `deploy/vault`: they end the sessions that are left.
-    let role = RoleSpec::new("app").default_ttl(TTL).max_ttl(TTL);
+    let times = Times::of(cell.size, args.roll_ms.map(Duration::from_millis));
+    let role = RoleSpec::new("app").default_ttl(times.ttl).max_ttl(times.ttl);
     let role = role.terminating_revocation();
     let login = AppRoleSpec::new().token_ttl(Duration::from_secs(3600));
     let name = format!("rotation{}", fastrand::u32(..));
     let spec = DatabaseSpec::new(name).role(role).app_role(login).with_accounts();
     let db = stack.database(spec).await?;
     let anchor = (Instant::now(), unix_now());
-    let roll = args.roll_ms.map(Duration::from_millis);
-    let mut subject = Subject::start(cell.way, cell.kind, &db, cell.size, roll, GRACE).await?;
+    let Times { roll, grace, .. } = times;
+    let mut subject = Subject::start(cell.way, cell.kind, &db, cell.size, roll, grace).await?;
     let sockets = SocketWatch::start(stack.pg_port(), LOOK);
     let pool = subject.pool();
     pool.load_full().fill(cell.size).await?;

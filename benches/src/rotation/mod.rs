@@ -44,7 +44,7 @@ pub struct Args {
     /// as much longer as there are more tasks, so that the load on two cores stays the same.
     #[arg(long, default_value_t = 5.0)]
     think_ms: f64,
-    /// The rotator's roll, if not its default.
+    /// The rotator's roll [default: 15000, as with a TTL of four minutes and more].
     #[arg(long)]
     roll_ms: Option<u64>,
     /// Seconds of load before the first rotation.

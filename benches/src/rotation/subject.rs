@@ -40,6 +40,8 @@ impl Way {
     }
 }
 
+/// How long the old login is kept by who lets its connections be ended.
+const KEEP: Duration = Duration::from_secs(2);
 /// A rotation that takes longer is not measured but broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The first second after a swap is always looked at.
@@ -77,7 +79,7 @@ impl Subject {
         kind: PoolKind,
         db: &TestDb,
         size: usize,
-        roll: Option<Duration>,
+        roll: Duration,
         grace: Duration,
     ) -> Result<Self, AnyError> {
         let auth = Auth::approle(db.role_id(), db.secret_id().await?);
@@ -87,18 +89,14 @@ impl Subject {
         let recipe = match way {
             Way::Leasehold => {
                 let (tell, told) = mpsc::unbounded_channel();
-                let mut builder = Rotator::builder(source).grace(grace);
-                if let Some(roll) = roll {
-                    builder = builder.roll(roll);
-                }
+                let builder = Rotator::builder(source).grace(grace).roll(roll);
                 let rotator = builder.observer(move |event| hear(event, &tell)).start().await?;
                 let pool = connect(kind, &rotator, &target, size).await?;
                 let pool = Arc::new(ArcSwap::from_pointee(pool));
                 return Ok(Self::Leasehold { rotator, told, pool });
             }
             Way::NewPool => Recipe::NewPool,
-            // As long as a default roll: ours revokes about then.
-            Way::Options => Recipe::Options { keep: roll.unwrap_or(Duration::from_secs(2)) },
+            Way::Options => Recipe::Options { keep: KEEP },
         };
         let service = ByHand::start(recipe, kind, source, target, size).await?;
         Ok(Self::ByHand(Box::new(service)))
