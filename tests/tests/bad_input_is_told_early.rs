@@ -77,6 +77,6 @@ async fn a_sealed_server_is_waited_for_and_then_named() {
 async fn a_ttl_too_short_for_its_leeway_names_both_and_leaves_nothing() {
     let db = database(shared().await.unwrap(), "short", 5, 60).await;
     let error = told(rotator(&db).await.grace(s(30)).start().await);
-    assert!(error.contains("5.0s") && error.contains("31.5s"), "{error}");
+    assert!(error.contains("5.0s") && error.contains("31.8s"), "{error}");
     nothing_left(&db).await;
 }

@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn short_tokens_are_renewed_early_enough_to_move_off_them() {
-        for (ttl, renewed, replaced) in [(6, 1, 1), (60, 20, 20), (80, 26, 40)] {
+        for (ttl, renewed, replaced) in [(6, 1, 1), (60, 10, 10), (80, 25, 25), (120, 40, 60)] {
             assert_eq!(renew_after(ttl * S, 1.0).as_secs(), renewed, "{ttl}");
             assert_eq!(replace_after(ttl * S, 1.0).as_secs(), replaced, "{ttl}");
         }

@@ -111,7 +111,7 @@ async fn what_can_not_work_is_told_and_leaves_nothing() {
     for (command, named) in [
         (&mut nowhere, "logging in to Postgres: "),
         (&mut no_role, "nobody"),
-        (&mut grace, "grace 300.0s"),
+        (&mut grace, "the grace of 300.0s"),
     ] {
         let (code, said) = run(command);
         assert_eq!(code, Some(1), "{said}");

@@ -45,7 +45,9 @@ impl Kit {
 
     /// A rotator whose drains may take `grace`.
     pub async fn start(&self, grace: Duration) -> Rotator {
-        Rotator::builder(self.source.clone()).grace(grace).start().await.unwrap()
+        let builder = Rotator::builder(self.source.clone()).grace(grace);
+        // Short, for those who hold on to a connection to its end.
+        builder.roll(grace / 8).start().await.unwrap()
     }
 
     /// Where the database is, with no login.

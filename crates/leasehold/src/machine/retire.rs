@@ -117,7 +117,8 @@ impl Machine {
         for draining in &mut self.draining {
             let login = &draining.login;
             let (deadline, lease_end) = drain_terms(login, draining.limit, now);
-            let rolls = login.sessions_stay() || login.certainly_good(now);
+            let rolls =
+                broken!(RollsWhatIsGone) || login.sessions_stay() || login.certainly_good(now);
             let roll_until = if rolls { draining.roll_until } else { draining.roll_until.min(now) };
             let before = (draining.roll_until, draining.deadline, draining.lease_end);
             if (roll_until, deadline, lease_end) != before {
