@@ -53,7 +53,7 @@
 //! | situation | what the rotator does |
 //! | --- | --- |
 //! | a sixth to a third of the TTL has passed, at random | renews; where that fails for now, again at a pace that follows what is left |
-//! | the lease can't be renewed further | rotates at its leeway: grace + min(5 s, TTL/10) + 1 s before the end |
+//! | the lease can't be renewed further | rotates at its leeway: roll + grace + min(5 s, TTL/10) + 1 s before the end |
 //! | the server says the lease is gone | rotates now, without a roll |
 //! | the token of the lease ends | rotates before it does, onto the next token |
 //! | the server is away, sealed, throttling | keeps the current login, retries with full jitter, mints nothing in a loop |

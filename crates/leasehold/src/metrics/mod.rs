@@ -91,7 +91,7 @@ pub fn timestamp(clock: &Clock, at: Option<Time>) -> f64 {
 }
 
 /// Bounds for the histograms of this crate, in seconds: a swap takes milliseconds, a drain up to its
-/// grace. For exporters that want them said, such as Prometheus'.
+/// roll and grace. For exporters that want them said, such as Prometheus'.
 pub const SECONDS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
