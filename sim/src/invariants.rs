@@ -94,7 +94,7 @@ pub fn i2_handed_out_is_alive(world: &mut World, pool: usize, conn: Conn) {
     }
     let Some(superseded) = generation.superseded else { return };
     let number = conn.generation;
-    if superseded.gone && generation.leased {
+    if (superseded.gone || generation.told_gone) && generation.leased {
         world.violate(I::I2, format!("rolls generation {number}, which it was told is gone"));
     }
     let latest = superseded.at + longest_roll(world.plan.roll, superseded.terms.ttl);
@@ -163,7 +163,9 @@ fn i3_deadline(world: &World, number: u64) -> Option<Time> {
         return None;
     }
     let terms = superseded.terms;
-    let mut deadline = superseded.at + terms.drain();
+    let roll = longest_roll(world.plan.roll, terms.ttl);
+    let roll = if terms.clipped { roll.min(terms.ttl.unwrap_or(roll) / 16) } else { roll };
+    let mut deadline = superseded.at + roll + terms.grace;
     let (_, login) = world.machine.logins().find(|(_, l)| l.generation == Some(number))?;
     if login.revocable
         && let Some(end) = login.effective_end()

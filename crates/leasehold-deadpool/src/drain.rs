@@ -15,8 +15,8 @@ use crate::shared::Shared;
 const SWEEP: Duration = Duration::from_millis(15);
 /// How often the server is asked: first, and at most.
 const ASK: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
-/// When a spare that could not be dialled is tried again.
-const AGAIN: Duration = Duration::from_millis(50);
+/// When a spare that could not be dialled is tried again: first, and at most.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// What the end at the deadline may take. Short: the lease's end may be near.
 const END: Duration = Duration::from_secs(2);
 /// How long sockets that were cut get to be closed.
@@ -90,12 +90,15 @@ impl Drain<'_> {
             () = self.order.roll_over() => return,
         };
         let mut pace = self.order.pace();
+        let (mut again, most) = AGAIN;
         while self.may_roll() {
             self.tell_remaining();
             if !self.shared.spares.is_claimable() && !self.open_spare().await {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(again).await;
+                again = most.min(again * 2);
                 continue;
             }
+            again = AGAIN.0;
             let superseded = |verdict| verdict != Verdict::Current;
             if self.close_idle(1, |verdict| superseded(verdict) && self.shared.spares.claim()) == 0
                 && self.shared.spares.is_claimable()

@@ -23,8 +23,9 @@ const DIALS_POLL: Duration = Duration::from_millis(1);
 /// many times what the walk took. Grows by a half to the time between two polls.
 const ROLL_PACE: Duration = Duration::from_millis(20);
 const ROLL_REST: u32 = 4;
-/// After a failed dial; doubles with each. A superseded connection was lost to it.
+/// After a failed dial: doubles with each, to so much. A superseded connection was lost to it.
 const ROLL_RETRY: Duration = Duration::from_millis(100);
+const ROLL_RETRY_MOST: Duration = Duration::from_secs(1);
 /// Between sweeps and counts: at first, and at most. In between it grows by a quarter.
 const FIRST_POLL: Duration = Duration::from_millis(15);
 const LAST_POLL: Duration = Duration::from_millis(250);
@@ -67,7 +68,15 @@ struct Drain<'a> {
 impl Drain<'_> {
     async fn run(&self) -> Drained {
         {
-            let _one = self.pool.rolling.lock().await;
+            let _one = tokio::select! {
+                one = self.pool.rolling.lock() => Some(one),
+                // The roll of the generation before is not over, this one is.
+                () = self.order.roll_over() => {
+                    self.harden();
+                    None
+                }
+                () = self.order.deadline() => None,
+            };
             self.wait_for_dials().await;
             self.raise().await;
             // Dialled while there is time: on a busy machine a login takes long.
@@ -81,7 +90,7 @@ impl Drain<'_> {
                 () = self.order.roll_over() => {}
                 () = self.order.deadline() => {}
             }
-            self.pool.shared().gate.harden();
+            self.harden();
         }
         self.order.rolled(self.pool.name());
         let mut last = None;
@@ -98,6 +107,19 @@ impl Drain<'_> {
     /// only they end with the lease; those of a login that stays are recycled at leisure.
     fn is_exclusive(&self) -> bool {
         self.old().lease().id.is_some()
+    }
+
+    /// A further swap retired what was superseded, and superseded others, which have a roll of
+    /// their own.
+    fn is_overtaken(&self) -> bool {
+        self.pool.shared().provider.current().number() > self.old().number() + 1
+    }
+
+    /// I2: from here on none is handed out.
+    fn harden(&self) {
+        if !self.is_overtaken() {
+            self.pool.shared().gate.harden();
+        }
     }
 
     fn old(&self) -> &Generation {
@@ -119,7 +141,7 @@ impl Drain<'_> {
         };
         let no_longer = async {
             self.order.roll_over().await;
-            self.pool.shared().gate.harden();
+            self.harden();
             std::future::pending().await
         };
         tokio::select! {
@@ -152,11 +174,11 @@ impl Drain<'_> {
         let (mut retry, mut rest) = (ROLL_RETRY, ROLL_PACE);
         let mut left = self.pool.pool().size() as usize;
         let mut pace = self.order.pace();
-        while self.order.may_roll() && !self.pool.pool().is_closed() {
+        while self.order.may_roll() && !self.is_overtaken() && !self.pool.pool().is_closed() {
             let begun = Instant::now();
             match self.replace_one().await {
                 Ok(true) => {
-                    rest = ROLL_PACE;
+                    (retry, rest) = (ROLL_RETRY, ROLL_PACE);
                     left = left.saturating_sub(1);
                     if left == 0 && self.is_exclusive() {
                         // Borrowers replace some too, and listeners are not the pool's. Postgres
@@ -177,7 +199,7 @@ impl Drain<'_> {
                 Ok(false) => return,
                 Err(_) => {
                     tokio::time::sleep(retry).await;
-                    retry *= 2;
+                    retry = (retry * 2).min(ROLL_RETRY_MOST);
                 }
             }
         }
@@ -207,6 +229,7 @@ impl Drain<'_> {
             if in_flight && self.dials() == 0 {
                 in_flight = false;
                 self.raise().await;
+                // Overtaken too: nobody else knows of what that dial made.
                 self.pool.shared().gate.harden();
             }
             let sweep = ours::sweep(self.pool.pool());

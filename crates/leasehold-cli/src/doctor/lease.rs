@@ -67,15 +67,15 @@ impl Journey {
         let max = self.max_ttl.map(|max| format!(", max TTL {}", short(max))).unwrap_or_default();
         match fits {
             Some(grace) => Finding::ok(format!(
-                "TTL {}{max}: rotated {} before its end, drains for {} at most",
+                "TTL {}{max}: rotated {} before its end, borrowed connections get {} to come back",
                 humantime::format_duration(ttl),
                 humantime::format_duration(leeway),
                 humantime::format_duration(grace),
             )),
             None => {
-                // What a longer TTL takes at the most.
-                let six = Duration::from_secs(6);
-                let least = self.grace.map_or(leeway * 2, |grace| grace.saturating_add(six));
+                // What a longer TTL takes at the most: a roll of 15 s, 5 s for the rotation, and 1 s.
+                let beside = Duration::from_secs(21);
+                let least = self.grace.map_or(leeway * 2, |grace| grace.saturating_add(beside));
                 Finding::fail_and_go_on(
                     format!(
                         "TTL {}{max}: a rotation would have to begin {} before the end",

@@ -167,6 +167,42 @@ async fn a_lazy_pool_rotates_before_and_after_its_first_connection() {
     shut_down(&kit, &rotator).await;
 }
 
+/// The younger generation's roll does not wait for the end of the older one's, which is far.
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_drains_that_overlap_each_end_with_their_own_last_connection() {
+    const FAR: Duration = Duration::from_secs(600);
+    let kit = Kit::new("overlap").await;
+    let builder = Rotator::builder(kit.source.clone()).grace(FAR).roll(FAR);
+    let rotator = builder.start().await.unwrap();
+    let provider = rotator.provider();
+    let pool = kit.pool(&provider, 4).await;
+    fill(&pool, 2).await;
+    let mut events = Events::of(&provider);
+    let mut first = pool.acquire().await.unwrap();
+    let (old, pid) = who(&mut first).await;
+    rotator.rotate();
+    let second = events.swapped().await;
+    eventually("the roll to replace what is idle", async || {
+        let sessions = kit.db.sessions_of(&second).await.unwrap();
+        sessions.iter().any(|s| s.application_name == "tester").then_some(())
+    })
+    .await;
+    rotator.rotate();
+    let third = events.swapped().await;
+    let drained = events.next("the end of a drain", |e| match e {
+        Event::Drained { generation, forced, left: 0, .. } if forced.is_empty() => {
+            Some(*generation)
+        }
+        _ => None,
+    });
+    assert_eq!(drained.await, 2, "the younger one first");
+    assert_eq!(who(&mut first).await, (old, pid), "borrowed means safe");
+    drop(first);
+    events.drained_cleanly().await;
+    assert_eq!(who(&mut pool.acquire().await.unwrap()).await.0, third);
+    shut_down(&kit, &rotator).await;
+}
+
 /// 53300: the pool gives up one of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_a_login_is_proven_though_no_connection_is_free() {

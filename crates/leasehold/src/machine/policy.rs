@@ -101,7 +101,8 @@ impl Policy {
         if !asked.clipped {
             return asked;
         }
-        Terms { grace: ttl / 4, leeway: ttl / 2, roll: asked.roll.min(ttl / 16), ..asked }
+        let (grace, roll) = (asked.grace.min(ttl / 4), asked.roll.min(ttl / 16));
+        Terms { grace, leeway: ttl / 2, roll, ..asked }
     }
 
     /// What a start error names when `ttl` is too short.

@@ -97,8 +97,7 @@ impl Machine {
         } else if broken!(RollsForTheWholeGrace) {
             deadline
         } else if deadline < limit {
-            // Most of what is left is for what is borrowed.
-            now + terms.roll.min((deadline - now) / 4)
+            now + terms.roll.min(room(now, deadline))
         } else {
             now + terms.roll
         };
@@ -119,7 +118,12 @@ impl Machine {
             let (deadline, lease_end) = drain_terms(login, draining.limit, now);
             let rolls =
                 broken!(RollsWhatIsGone) || login.sessions_stay() || login.certainly_good(now);
-            let roll_until = if rolls { draining.roll_until } else { draining.roll_until.min(now) };
+            let mut roll_until = draining.roll_until;
+            if !rolls {
+                roll_until = roll_until.min(now);
+            } else if deadline < draining.deadline {
+                roll_until = roll_until.min(now + room(now, deadline));
+            }
             let before = (draining.roll_until, draining.deadline, draining.lease_end);
             if (roll_until, deadline, lease_end) != before {
                 (draining.roll_until, draining.deadline) = (roll_until, deadline);
@@ -261,6 +265,11 @@ impl Machine {
         }
         true
     }
+}
+
+/// What a roll may take of a drain that ends before its time: most of that is for what is borrowed.
+fn room(now: Time, deadline: Time) -> Duration {
+    (deadline - now) / 4
 }
 
 fn drain_terms(login: &Login, limit: Time, now: Time) -> (Time, Option<Time>) {

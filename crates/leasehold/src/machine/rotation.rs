@@ -348,10 +348,10 @@ impl Machine {
         rotation.proof = Proof::default();
         if let (true, Some(ttl)) = (terms.clipped, ttl) {
             self.warn(format!(
-                "the server granted only {ttl:.0?}, too short for the drain grace asked for: the \
-                 grace is cut to {:.1?}; raise default_ttl and max_ttl of the role, or lower the \
-                 grace",
-                terms.grace
+                "the server granted only {ttl:.0?}, too short for the grace and the roll asked \
+                 for: they are cut to {:.1?} and {:.1?}; raise default_ttl and max_ttl of the \
+                 role, or lower them",
+                terms.grace, terms.roll
             ));
         }
     }

@@ -273,8 +273,8 @@ impl fmt::Display for StartError {
             Self::TtlTooShort { describe, ttl, leeway, grace } => write!(
                 f,
                 "the TTL of {ttl:.1?} granted by {describe} is not longer than the leeway of \
-                 {leeway:.1?} (the roll, the grace of {grace:.1?}, and the time for a rotation): raise default_ttl \
-                 and max_ttl of the role, or lower the grace"
+                 {leeway:.1?} (the roll, the grace of {grace:.1?}, and the time for a rotation): \
+                 raise default_ttl and max_ttl of the role, or lower the grace or the roll"
             ),
             Self::Aborted => f.write_str("the runtime of the rotator is shutting down"),
         }
