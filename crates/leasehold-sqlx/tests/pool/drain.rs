@@ -172,6 +172,7 @@ async fn a_lazy_pool_rotates_before_and_after_its_first_connection() {
 async fn i2_drains_that_overlap_each_end_with_their_own_last_connection() {
     const FAR: Duration = Duration::from_secs(600);
     let kit = Kit::new("overlap").await;
+    kit.source.claim(FAR * 6);
     let builder = Rotator::builder(kit.source.clone()).grace(FAR).roll(FAR);
     let rotator = builder.start().await.unwrap();
     let provider = rotator.provider();
