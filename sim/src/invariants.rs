@@ -134,10 +134,7 @@ pub fn i3_borrowed_is_safe(world: &mut World, number: u64, now: Time, taken: usi
 /// A drain gets its grace, unless its lease ends before, a shutdown wants it sooner, or too many
 /// generations drain.
 pub fn i3_deadline_is_kept(world: &mut World, number: u64) {
-    let (now, in_the_way) = (world.believed(), is_in_the_way(world, number));
-    let Some(drain) = world.drains.get_mut(&number) else { return };
-    drain.hurried |= in_the_way && drain.deadline <= now;
-    let deadline = drain.deadline;
+    let Some(deadline) = world.drains.get(&number).map(|drain| drain.deadline) else { return };
     if let Some(due) = i3_deadline(world, number)
         && deadline < due
     {
@@ -148,18 +145,32 @@ pub fn i3_deadline_is_kept(world: &mut World, number: u64) {
     }
 }
 
-/// The oldest of too many that drain.
-fn is_in_the_way(world: &World, number: u64) -> bool {
-    let oldest = world.drains.keys().next() == Some(&number);
-    let stages =
-        world.machine.logins().filter(|(stage, _)| matches!(stage, Stage::Draining(_))).count();
-    oldest && stages.max(world.drains.len()) >= policy::DRAINING_AT_ONCE
+/// The oldest of too many that drain, which has to hurry.
+pub fn in_the_way(world: &World) -> Option<u64> {
+    let stages = world.machine.logins().filter(|(stage, _)| matches!(stage, Stage::Draining(_)));
+    let draining: Vec<u64> = stages.filter_map(|(_, login)| login.generation).collect();
+    if draining.len() > policy::DRAINING_AT_ONCE { draining.into_iter().min() } else { None }
+}
+
+/// A drain whose lease ends before its time spends a quarter of it on the roll, at the most.
+pub fn i3_the_roll_leaves_room(world: &mut World, number: u64) {
+    let Some(drain) = world.drains.get(&number) else { return };
+    let (roll_until, deadline) = (drain.roll_until, drain.deadline);
+    let Some(superseded) = world.generations.get(&number).and_then(|g| g.superseded) else {
+        return;
+    };
+    let (rolls, drains) = (roll_until - superseded.at, deadline - superseded.at);
+    if drains < superseded.terms.drain() && rolls > drains / 4 {
+        world.violate(
+            I::I3,
+            format!("the roll of generation {number} takes {rolls:?} of {drains:?}"),
+        );
+    }
 }
 
 fn i3_deadline(world: &World, number: u64) -> Option<Time> {
     let superseded = world.generations.get(&number)?.superseded?;
-    if world.drains.get(&number).is_some_and(|drain| drain.hurried) || is_in_the_way(world, number)
-    {
+    if world.drains.get(&number).is_some_and(|drain| drain.hurried) {
         return None;
     }
     let terms = superseded.terms;

@@ -107,7 +107,13 @@ impl World {
                 let drain =
                     Drain { roll_until, deadline, hurried, lease_end, tasks, left: 0, late: false };
                 self.drains.insert(generation, drain);
+                if let Some(oldest) = invariants::in_the_way(self)
+                    && let Some(drain) = self.drains.get_mut(&oldest)
+                {
+                    drain.hurried = true;
+                }
                 invariants::i3_deadline_is_kept(self, generation);
+                invariants::i3_the_roll_leaves_room(self, generation);
             }
             Action::DrainTerms { generation, roll_until, deadline, lease_end } => {
                 if let Some(drain) = self.drains.get_mut(&generation) {
