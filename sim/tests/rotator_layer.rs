@@ -30,7 +30,7 @@ fn histories_keep_every_invariant() {
 }
 
 /// A shutdown that has to leave a lease, which few histories come to.
-const RARE: [u64; 1] = [2842];
+const RARE: [u64; 1] = [652];
 
 #[test]
 fn each_broken_mechanism_is_found() {
