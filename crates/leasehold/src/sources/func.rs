@@ -11,7 +11,8 @@ use crate::source::{BoxFuture, CredentialSource, SourceError};
 /// Cloud IAM tokens, for one: passwords that are good for 15 minutes of *new* connections. A
 /// connection that is open stays valid, so nothing is revoked and the old ones drain gently. The
 /// lease says when the token ends, and the rotator replaces it a leeway before: the roll and the
-/// grace (15 s and 30 s unless set) and 6 s. Say the lifetime that is really left if your SDK caches tokens.
+/// grace (15 s and 30 s unless set) and 6 s. Say the lifetime that is really left if your SDK
+/// caches tokens.
 ///
 /// ```
 /// use std::time::Duration;
