@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use leasehold::Remains;
 use leasehold::clock::Time;
-use leasehold::simulation::{LoginId, Proofs, Stage, policy};
+use leasehold::simulation::{LoginId, Proofs, Stage, Terms, policy};
 
 use crate::plan::{Source, TokenKind};
 use crate::pool::{Conn, Mark, Pool};
@@ -97,7 +97,7 @@ pub fn i2_handed_out_is_alive(world: &mut World, pool: usize, conn: Conn) {
     if (superseded.gone || generation.told_gone) && generation.leased {
         world.violate(I::I2, format!("rolls generation {number}, which it was told is gone"));
     }
-    let latest = superseded.at + longest_roll(world.plan.roll, superseded.terms.ttl);
+    let latest = superseded.at + longest_roll(world.plan.roll, &superseded.terms);
     if now > latest {
         world.violate(
             I::I2,
@@ -113,9 +113,14 @@ pub fn i2_handed_out_is_alive(world: &mut World, pool: usize, conn: Conn) {
 }
 
 /// What the documentation says of it.
-fn longest_roll(asked: Option<Duration>, ttl: Option<Duration>) -> Duration {
+fn longest_roll(asked: Option<Duration>, terms: &Terms) -> Duration {
     const DEFAULT: Duration = Duration::from_secs(15);
-    asked.unwrap_or_else(|| ttl.map_or(DEFAULT, |ttl| DEFAULT.min(ttl / 16)))
+    let share = terms.ttl.map_or(Duration::MAX, |ttl| ttl / 16);
+    match asked {
+        Some(asked) if terms.clipped => asked.min(share),
+        Some(asked) => asked,
+        None => DEFAULT.min(share),
+    }
 }
 
 // ---- I3: borrowed means safe
@@ -174,9 +179,7 @@ fn i3_deadline(world: &World, number: u64) -> Option<Time> {
         return None;
     }
     let terms = superseded.terms;
-    let roll = longest_roll(world.plan.roll, terms.ttl);
-    let roll = if terms.clipped { roll.min(terms.ttl.unwrap_or(roll) / 16) } else { roll };
-    let mut deadline = superseded.at + roll + terms.grace;
+    let mut deadline = superseded.at + longest_roll(world.plan.roll, &terms) + terms.grace;
     let (_, login) = world.machine.logins().find(|(_, l)| l.generation == Some(number))?;
     if login.revocable
         && let Some(end) = login.effective_end()
