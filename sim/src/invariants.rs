@@ -151,6 +151,7 @@ pub fn i3_deadline_is_kept(world: &mut World, number: u64) {
 }
 
 /// The oldest of too many that drain, which has to hurry.
+#[must_use]
 pub fn in_the_way(world: &World) -> Option<u64> {
     let stages = world.machine.logins().filter(|(stage, _)| matches!(stage, Stage::Draining(_)));
     let draining: Vec<u64> = stages.filter_map(|(_, login)| login.generation).collect();
