@@ -4,21 +4,11 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use deadpool_postgres::Connect;
+use leasehold::CredentialProvider;
 use leasehold::hook::BoxFuture;
-use leasehold::{CredentialProvider, Refreshed};
+use leasehold_tokio_postgres::hook::{Engine, Link, Spares};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, Error};
-
-use crate::error::is_authentication;
-use crate::link::Link;
-use crate::shared::Shared;
-
-/// How often a connect that was overtaken by a swap is made anew. Swaps are seconds apart, so more
-/// than one is unheard of; the connection that is then returned is drained like any other.
-const OVERTAKEN: u32 = 3;
-/// How often one connect waits for fresh credentials: the second time covers a login that was
-/// revoked again at once.
-const REFUSED: u32 = 2;
 
 thread_local! {
     /// The generation of the connection that this thread is just handing to deadpool, which puts
@@ -33,51 +23,18 @@ pub(crate) fn handed_over() -> u64 {
 
 /// Dials with the current login, whatever the pool's own configuration says.
 pub(crate) struct Connector {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) spares: Arc<Spares<Link>>,
     pub(crate) provider: CredentialProvider,
 }
 
 impl Connect for Connector {
     fn connect(&self, _: &Config) -> BoxFuture<'_, Result<(Client, JoinHandle<()>), Error>> {
         Box::pin(async move {
-            let link = self.link().await?;
+            let spare = |generation| self.spares.take(generation);
+            let link = self.engine.connect_link(&self.provider, spare).await?;
             HANDED_OVER.set(link.generation());
             Ok(link.into_parts())
         })
-    }
-}
-
-impl Connector {
-    async fn link(&self) -> Result<Link, Error> {
-        let shared = &self.shared;
-        let (mut overtaken, mut refused) = (0, 0);
-        loop {
-            let current = shared.current();
-            if let Some(spare) = shared.spares.take(current.number()) {
-                return Ok(spare);
-            }
-            if current.is_dead() {
-                // Postgres would refuse it. If no other comes now, its refusal is the answer.
-                let _ = self.provider.refused(current.number()).await;
-            }
-            let admission = shared.admit(None).await;
-            let generation = admission.generation.number();
-            match shared.open(admission).await {
-                Ok(link) => {
-                    if shared.current().number() == generation || overtaken == OVERTAKEN {
-                        return Ok(link);
-                    }
-                    overtaken += 1;
-                }
-                Err(error) if is_authentication(&error) && refused < REFUSED => {
-                    refused += 1;
-                    match self.provider.refused(generation).await {
-                        Refreshed::Swapped(_) => {}
-                        _ => return Err(error),
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
     }
 }

@@ -9,10 +9,9 @@ use std::time::Duration;
 use deadpool_postgres::{ClientWrapper, Hook, HookError, Metrics, PoolBuilder};
 use leasehold::hook::{BoxFuture, Sampler, Verdict, sql};
 use leasehold::{CredentialProvider, Observation};
+use leasehold_tokio_postgres::hook::{Engine, Link, Spares, sqlstate};
 
 use crate::connect::handed_over;
-use crate::error::sqlstate;
-use crate::shared::{Shared, WARMING};
 
 /// How long a liveness sample may hold up its borrower. A server that takes longer is in trouble of
 /// its own, of which the borrower's query will tell.
@@ -23,22 +22,26 @@ type Verdicts<'a> = BoxFuture<'a, Result<(), HookError>>;
 /// Adds the hooks. The user's come after: deadpool calls them in order, up to the first refusal.
 pub(crate) fn add(
     builder: PoolBuilder,
-    shared: &Arc<Shared>,
+    engine: &Arc<Engine>,
+    spares: &Arc<Spares<Link>>,
     provider: CredentialProvider,
     liveness: Option<Duration>,
 ) -> PoolBuilder {
-    let stamped = shared.clone();
-    let warming = shared.clone();
-    let guard = Guard { shared: shared.clone(), provider, sampler: liveness.map(Sampler::new) };
+    let stamped = engine.clone();
+    let warming = engine.clone();
+    let sampler = liveness.map(Sampler::new);
+    let guard = Guard { engine: engine.clone(), spares: spares.clone(), provider, sampler };
     builder
         .post_create(Hook::sync_fn(move |_, _| {
             stamped.stamped(handed_over());
             Ok(())
         }))
         .post_create(Hook::async_fn(move |client, _| {
-            let shared = warming.clone();
+            let engine = warming.clone();
             Box::pin(async move {
-                let _ = tokio::time::timeout(WARMING, warm(&shared, client)).await;
+                // Never an error: deadpool would hand it to the borrower.
+                let prepare = async |sql: &str| client.prepare_cached(sql).await.is_ok();
+                let _ = engine.warm(prepare).await;
                 Ok(())
             })
         }))
@@ -46,7 +49,8 @@ pub(crate) fn add(
 }
 
 struct Guard {
-    shared: Arc<Shared>,
+    engine: Arc<Engine>,
+    spares: Arc<Spares<Link>>,
     provider: CredentialProvider,
     sampler: Option<Sampler>,
 }
@@ -55,10 +59,10 @@ impl Guard {
     /// One atomic load while nothing is superseded, and one look at the coarse clock for the
     /// sampler. deadpool wants a box, which is free for a future without a size.
     fn pass<'a>(&self, client: &'a ClientWrapper, metrics: &Metrics) -> Verdicts<'a> {
-        match self.shared.gate.judge(metrics.created) {
+        match self.engine.judge(metrics.created) {
             Verdict::Current if !self.sampler.as_ref().is_some_and(Sampler::due) => Box::pin(Pass),
             Verdict::Current => {
-                let (verdict, generation) = self.shared.judge(metrics.created);
+                let (verdict, generation) = self.engine.judge_with_current(metrics.created);
                 match verdict {
                     Verdict::Current => Box::pin(sample(client, self.provider.clone(), generation)),
                     // A swap came between the two looks; the next borrower sees it.
@@ -66,16 +70,9 @@ impl Guard {
                 }
             }
             // The roll: borrowers keep what they find, unless a replacement is ready.
-            Verdict::Superseded if !self.shared.spares.claim() => Box::pin(Pass),
+            Verdict::Superseded if !self.spares.claim() => Box::pin(Pass),
             _ => Box::pin(std::future::ready(Err(HookError::message("superseded")))),
         }
-    }
-}
-
-/// Never an error: deadpool would hand it to the borrower.
-async fn warm(shared: &Shared, client: &ClientWrapper) {
-    for statement in &shared.warm {
-        let _ = client.prepare_cached(statement).await;
     }
 }
 

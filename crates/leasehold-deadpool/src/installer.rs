@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolBuilder, Runtime};
 use leasehold::CredentialProvider;
-use leasehold::hook::{ManagedPool, Sampler};
+use leasehold::hook::Sampler;
+use leasehold_tokio_postgres::hook::{
+    self, Engine, EngineSettings, Spares, TlsDial, Unproven, refusal,
+};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 
 use crate::connect::Connector;
-use crate::control::{self, Unproven};
+use crate::engine::Shared;
 use crate::error::Error;
 use crate::hooks;
-use crate::link::TlsDial;
-use crate::managed::Managed;
-use crate::shared::Shared;
+use crate::pooled::Retained;
 
 /// Settings of a pool on a provider, each with a default. [`connect`](crate::connect) and
 /// [`connect_lazy`](crate::connect_lazy) use these defaults.
@@ -121,10 +122,10 @@ impl Installer {
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
         let after = self.connect_timeout;
-        let (pool, shared) = self.install(provider, config, tls, build)?;
-        match tokio::time::timeout(after, verify(&pool, &shared)).await {
+        let (pool, engine) = self.install(provider, config, tls, build)?;
+        match tokio::time::timeout(after, verify(&pool, &engine)).await {
             Ok(verified) => verified.map(|()| pool),
-            Err(_) => Err(Error::Timeout { pool: shared.name.clone(), after }),
+            Err(_) => Err(Error::Timeout { pool: engine.name().to_owned(), after }),
         }
     }
 
@@ -155,57 +156,71 @@ impl Installer {
         config: Config,
         tls: T,
         build: impl FnOnce(PoolBuilder) -> PoolBuilder,
-    ) -> Result<(Pool, Arc<Shared>), Error>
+    ) -> Result<(Pool, Arc<Engine>), Error>
     where
         T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
         T::Stream: Send + Sync,
         T::TlsConnect: Send + Sync,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        let dial = Box::new(TlsDial { config: config.clone(), tls });
-        let current = provider.current().clone();
-        let shared = Arc::new(Shared::new(
-            self.name,
-            self.probe,
-            self.warm,
-            self.connect_timeout,
-            dial,
-            current,
-        ));
-        let connector = Connector { shared: shared.clone(), provider: provider.clone() };
+        let dial = Box::new(TlsDial::new(config.clone(), tls));
+        let connect_timeout = self.connect_timeout;
+        let (name, probe, warm) = (self.name, self.probe, self.warm);
+        let settings = EngineSettings { name, probe, warm, connect_timeout };
+        let engine = Arc::new(Engine::new(settings, dial, provider.current().clone()));
+        let spares = Arc::new(Spares::default());
+        let connector = Connector {
+            engine: engine.clone(),
+            spares: spares.clone(),
+            provider: provider.clone(),
+        };
         let manager = Manager::from_connect(config, connector, self.manager);
         let builder = Pool::builder(manager).runtime(Runtime::Tokio1);
-        let builder = hooks::add(builder, &shared, provider.clone(), self.liveness);
+        let builder = hooks::add(builder, &engine, &spares, provider.clone(), self.liveness);
         let pool = build(builder)
             .build()
-            .map_err(|source| Error::Build { pool: shared.name.clone(), source })?;
-        shared.set_pool(&pool);
-        let attached = provider.attach(|current| {
-            // Nobody has the pool yet, so that nothing was dialled before.
-            shared.begin_with(current);
-            (Arc::new(Managed(shared.clone())) as Arc<dyn ManagedPool>, ())
+            .map_err(|source| Error::Build { pool: engine.name().to_owned(), source })?;
+        let opening = Arc::downgrade(&engine);
+        engine.set_pool(Retained {
+            pool: pool.weak(),
+            spares,
+            made: |_, metrics| metrics.created,
+            opener: Box::new(move || {
+                let engine = opening.upgrade();
+                Box::pin(async move {
+                    let Some(engine) = engine else {
+                        return Ok(None);
+                    };
+                    engine.open_ahead().await.map_err(|error| refusal(&error))
+                })
+            }),
+            connect_timeout,
         });
-        attached.map_err(|_| Error::Stopped { pool: shared.name.clone() })?;
-        Ok((pool, shared))
+        // Nobody has the pool yet, so that nothing was dialled before.
+        hook::attach(provider, &engine)
+            .map_err(|_| Error::Stopped { pool: engine.name().to_owned() })?;
+        Ok((pool, engine))
     }
 }
 
 /// Makes the first connection as a borrower would, so that refused logins, hooks and TLS settings
 /// show now.
-async fn verify(pool: &Pool, shared: &Shared) -> Result<(), Error> {
-    let generation = shared.current().number();
-    let client = pool.get().await.map_err(|e| Error::connect(&shared.name, e))?;
-    match control::check(shared, &client).await {
+async fn verify(pool: &Pool, engine: &Engine) -> Result<(), Error> {
+    let generation = engine.current().number();
+    let client = pool.get().await.map_err(|e| Error::connect(engine.name(), e))?;
+    match hook::check(engine, &client).await {
         Ok(oid) => {
             // With a swap between, it is not known whose it is.
             if let Some(oid) = oid
-                && shared.current().number() == generation
+                && engine.current().number() == generation
             {
-                shared.remember_oid(generation, oid);
+                engine.remember_oid(generation, oid);
             }
             Ok(())
         }
-        Err(Unproven::Connect(e)) => Err(Error::connect(&shared.name, e.into())),
-        Err(Unproven::Probe(source)) => Err(Error::Probe { pool: shared.name.clone(), source }),
+        Err(Unproven::Connect(e)) => Err(Error::connect(engine.name(), e.into())),
+        Err(Unproven::Probe(source)) => {
+            Err(Error::Probe { pool: engine.name().to_owned(), source })
+        }
     }
 }

@@ -2,16 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod connect;
-mod control;
-mod drain;
 mod error;
 mod hooks;
 mod installer;
-mod link;
-mod managed;
-mod report;
-mod shared;
-mod spare;
+mod pooled;
 
 pub use deadpool_postgres;
 use deadpool_postgres::{Pool, PoolBuilder};
@@ -22,7 +16,8 @@ use tokio_postgres::{Config, Socket};
 
 pub use error::Error;
 pub use installer::Installer;
-pub use report::report;
+pub use leasehold_tokio_postgres::report;
+pub use pooled::Retained;
 
 /// Builds a pool on `provider`, attaches it, and makes its first connection. See
 /// [`Installer::connect`].

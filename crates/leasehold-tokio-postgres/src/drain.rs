@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::Timeouts;
 use leasehold::hook::{DrainOrder, Drained, Pace, Refusal, Verdict};
 
 use crate::control;
-use crate::error::{explain, kind, refusal};
-use crate::shared::Shared;
+use crate::diagnosis::{explain, kind};
+use crate::engine::{Engine, Pooled};
 
 /// deadpool tells nobody when a connection comes back, so idle ones are looked for this often.
 const SWEEP: Duration = Duration::from_millis(15);
@@ -23,27 +22,27 @@ const END: Duration = Duration::from_secs(2);
 const CUT: Duration = Duration::from_secs(1);
 
 /// Gets rid of the generation of `order`.
-pub(crate) async fn run(shared: &Arc<Shared>, order: DrainOrder) -> Drained {
+pub(crate) async fn run(engine: &Arc<Engine>, order: DrainOrder) -> Drained {
     let drain =
-        Drain { shared, order, told: AtomicUsize::new(usize::MAX), rolled: AtomicBool::new(false) };
+        Drain { engine, order, told: AtomicUsize::new(usize::MAX), rolled: AtomicBool::new(false) };
     // Also when the drain is stopped midway.
-    let _spares = ClearSpares(shared);
+    let _spares = ClearSpares(engine);
     tokio::select! {
         () = drain.orderly() => Drained::clean(),
         () = drain.order.deadline() => drain.at_deadline().await,
     }
 }
 
-struct ClearSpares<'a>(&'a Shared);
+struct ClearSpares<'a>(&'a Engine);
 
 impl Drop for ClearSpares<'_> {
     fn drop(&mut self) {
-        self.0.spares.clear();
+        self.0.clear_spares();
     }
 }
 
 struct Drain<'a> {
-    shared: &'a Shared,
+    engine: &'a Engine,
     order: DrainOrder,
     /// What was last told to remain.
     told: AtomicUsize,
@@ -57,7 +56,7 @@ impl Drain<'_> {
             self.end_roll();
             self.adopt_spares().await;
             self.empty().await;
-            self.shared.spares.clear();
+            self.engine.clear_spares();
             self.confirm().await;
         });
     }
@@ -69,13 +68,13 @@ impl Drain<'_> {
     /// Connections of this generation, dialling, idle, borrowed or taken. Older ones have a drain
     /// of their own.
     fn left(&self) -> usize {
-        self.shared.ledger.of(self.generation())
+        self.engine.ledger.of(self.generation())
     }
 
     /// Tells when the last connect that was under way at the swap has ended.
     async fn settle(&self) {
-        self.shared.dialling.wait(|dialling| dialling.of(self.generation()) == 0).await;
-        self.order.settled(&self.shared.name);
+        self.engine.dialling.wait(|dialling| dialling.of(self.generation()) == 0).await;
+        self.order.settled(self.engine.name());
     }
 
     /// Replaces superseded connections one by one, spread over the roll, so that no borrower waits
@@ -86,23 +85,20 @@ impl Drain<'_> {
             return;
         }
         let _one = tokio::select! {
-            one = self.shared.rolling.lock() => one,
+            one = self.engine.rolling.lock() => one,
             () = self.order.roll_over() => return,
         };
         let mut pace = self.order.pace();
         let (mut again, most) = AGAIN;
         while self.may_roll() {
             self.tell_remaining();
-            if !self.shared.spares.is_claimable() && !self.open_spare().await {
+            if !self.engine.spare_waits() && !self.open_spare().await {
                 tokio::time::sleep(again).await;
                 again = most.min(again * 2);
                 continue;
             }
             again = AGAIN.0;
-            let superseded = |verdict| verdict != Verdict::Current;
-            if self.close_idle(1, |verdict| superseded(verdict) && self.shared.spares.claim()) == 0
-                && self.shared.spares.is_claimable()
-            {
+            if !self.engine.replace_idle() && self.engine.spare_waits() {
                 self.change().await;
             } else {
                 self.pause(&mut pace).await;
@@ -112,7 +108,7 @@ impl Drain<'_> {
 
     /// Waits for the next one's turn, or until none is left.
     async fn pause(&self, pace: &mut Pace<'_>) {
-        let none = self.shared.ledger.wait(|ledger| ledger.of(self.generation()) == 0);
+        let none = self.engine.ledger.wait(|ledger| ledger.of(self.generation()) == 0);
         tokio::select! {
             () = pace.turn(self.left()) => {}
             () = none => {}
@@ -123,22 +119,21 @@ impl Drain<'_> {
     fn may_roll(&self) -> bool {
         self.order.may_roll()
             && self.left() > 0
-            && self.shared.pool().is_some()
-            && self.shared.current().number() == self.generation() + 1
+            && self.engine.pool().is_some_and(Pooled::rolls)
+            && self.engine.current().number() == self.generation() + 1
     }
 
     async fn open_spare(&self) -> bool {
-        let dial = self.shared.open_spare();
+        let Some(pool) = self.engine.pool() else {
+            return false;
+        };
         let dialled = tokio::select! {
-            dialled = tokio::time::timeout(self.shared.connect_timeout, dial) => dialled,
+            dialled = tokio::time::timeout(self.engine.connect_timeout(), pool.open_spare()) => dialled,
             () = self.order.roll_over() => return false,
         };
         match dialled {
-            Ok(Ok(Some(spare))) => {
-                self.shared.spares.put(spare);
-                true
-            }
-            Ok(Err(full)) if refusal(&full) == Refusal::Full => {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(Refusal::Full)) => {
                 self.close_idle(1, |verdict| verdict != Verdict::Current);
                 false
             }
@@ -149,35 +144,17 @@ impl Drain<'_> {
 
     /// I2: from here on none is handed out.
     fn end_roll(&self) {
-        self.shared.end_roll(self.generation());
+        self.engine.end_roll(self.generation());
         if !self.rolled.swap(true, Ordering::Relaxed) {
-            self.order.rolled(&self.shared.name);
+            self.order.rolled(self.engine.name());
         }
     }
 
-    /// Spares that nobody needed so far replaced idle connections: puts them into the pool, so that
-    /// it is as large as before. They come in by a `get` that finds nothing idle, and go back.
+    /// Spares that nobody needed so far replaced idle connections.
     async fn adopt_spares(&self) {
         self.close_idle(usize::MAX, |verdict| verdict == Verdict::Retired);
-        let Some(pool) = self.shared.pool() else {
-            return;
-        };
-        // What is made of a spare is there at once; a dial in place of one that a borrower took
-        // would hold up everybody.
-        let (at_once, bound) = (Some(Duration::ZERO), Some(self.shared.connect_timeout));
-        let now = Timeouts { wait: at_once, create: at_once, recycle: bound };
-        let mut held = Vec::new();
-        while self.shared.spares.len() > 0 {
-            let status = pool.status();
-            let used = status.size - status.available + status.waiting;
-            if used >= status.max_size {
-                // In a busy pool borrowers take the spares themselves.
-                return;
-            }
-            match pool.timeout_get(&now).await {
-                Ok(client) => held.push(client),
-                Err(_) => return,
-            }
+        if let Some(pool) = self.engine.pool() {
+            pool.adopt_spares().await;
         }
     }
 
@@ -200,14 +177,14 @@ impl Drain<'_> {
         }
         let (mut pace, most) = ASK;
         loop {
-            match control::count(self.shared, self.order.generation()).await {
+            match control::count(self.engine, self.order.generation()).await {
                 Ok(Some(0)) => return,
                 // Somebody else's, or one whose end Postgres has not seen yet.
                 Ok(_) => {}
                 // Asked again until the deadline, which decides.
                 Err(error) => tracing::debug!(
                     target: "leasehold",
-                    "pool {}: sessions not counted: {}", self.shared.name, kind(&error),
+                    "pool {}: sessions not counted: {}", self.engine.name(), kind(&error),
                 ),
             }
             tokio::time::sleep(pace).await;
@@ -219,7 +196,7 @@ impl Drain<'_> {
     /// Or the next generation has the same user name. Either way our sessions can't be told from
     /// others on the server, and there is no need to end any.
     fn login_stays(&self) -> bool {
-        let current = self.shared.current();
+        let current = self.engine.current();
         let same = current.number() != self.generation()
             && current.credential().username() == self.order.generation().credential().username();
         same || self.order.generation().lease().id.is_none()
@@ -227,14 +204,14 @@ impl Drain<'_> {
 
     async fn at_deadline(&self) -> Drained {
         self.end_roll();
-        self.shared.spares.clear();
+        self.engine.clear_spares();
         self.close_idle(usize::MAX, |verdict| verdict == Verdict::Retired);
         if self.login_stays() || !self.order.lease_alive() {
             // The login can't be used to end its sessions, or need not: closed on their return.
             return Drained::at_deadline(Vec::new(), self.left());
         }
         let generation = self.order.generation();
-        let ended = control::end_sessions(self.shared, generation);
+        let ended = control::end_sessions(self.engine, generation);
         let forced = match tokio::time::timeout(END, ended).await {
             Ok(Ok(holders)) => holders,
             failed => {
@@ -246,32 +223,32 @@ impl Drain<'_> {
                     "sessions of {} were not ended by Postgres: {why}; closing our own",
                     generation.credential().username()
                 );
-                self.order.warn(&self.shared.name, message);
+                self.order.warn(self.engine.name(), message);
                 Vec::new()
             }
         };
-        self.shared.abort(self.generation());
-        let closed = self.shared.ledger.wait(|ledger| ledger.of(self.generation()) == 0);
+        self.engine.abort(self.generation());
+        let closed = self.engine.ledger.wait(|ledger| ledger.of(self.generation()) == 0);
         // What is not closed then is reported as left.
         let _ = tokio::time::timeout(CUT, closed).await;
         Drained::at_deadline(forced, self.left())
     }
 
-    fn close_idle(&self, most: usize, mut which: impl FnMut(Verdict) -> bool) -> usize {
-        self.shared.close_idle(most, |created| which(self.shared.gate.judge(created)))
+    fn close_idle(&self, most: usize, which: impl FnMut(Verdict) -> bool) -> usize {
+        self.engine.close_idle(most, which)
     }
 
     fn tell_remaining(&self) {
         let left = self.left();
         if self.told.swap(left, Ordering::Relaxed) != left {
-            self.order.remaining(&self.shared.name, left);
+            self.order.remaining(self.engine.name(), left);
         }
     }
 
     /// Waits until a connection of this generation ended, at most until the next sweep.
     async fn change(&self) {
         let before = self.left();
-        let changed = self.shared.ledger.wait(|ledger| ledger.of(self.generation()) != before);
+        let changed = self.engine.ledger.wait(|ledger| ledger.of(self.generation()) != before);
         let _ = tokio::time::timeout(SWEEP, changed).await;
     }
 }

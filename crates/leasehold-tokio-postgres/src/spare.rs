@@ -1,36 +1,97 @@
 //! Connections dialled ahead by the rotator's own tasks, so that no borrower waits for a login.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use leasehold::Generation;
 
 use crate::link::Link;
 
 /// Spare connections, and how many of them no superseded one has made way for yet.
-#[derive(Default)]
-pub(crate) struct Spares(Mutex<Inner>);
+pub struct Spares<S>(Mutex<Inner<S>>);
 
-#[derive(Default)]
-struct Inner {
-    waiting: VecDeque<Link>,
+struct Inner<S> {
+    waiting: VecDeque<S>,
     unclaimed: usize,
 }
 
-impl Spares {
-    pub(crate) fn put(&self, spare: Link) {
+impl<S: Spare> Inner<S> {
+    /// One that died in waiting makes up for nothing.
+    fn forget_dead(&mut self) {
+        self.waiting.retain(|spare| !spare.is_closed());
+        self.unclaimed = self.unclaimed.min(self.waiting.len());
+    }
+}
+
+/// What can lie in wait for a borrower.
+pub trait Spare: Send + 'static {
+    /// The generation whose login it has.
+    fn generation(&self) -> u64;
+
+    /// When it was admitted, in the order of swaps.
+    fn made(&self) -> Instant;
+
+    /// Nobody can use it any more.
+    fn is_closed(&self) -> bool;
+
+    /// The connection that proved a login, as one of these, if it can be.
+    fn from_link(link: Link) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        drop(link);
+        None
+    }
+}
+
+impl Spare for Link {
+    fn generation(&self) -> u64 {
+        self.generation()
+    }
+
+    fn made(&self) -> Instant {
+        self.made()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.client().is_closed()
+    }
+
+    fn from_link(link: Link) -> Option<Self> {
+        Some(link)
+    }
+}
+
+impl<S> Default for Spares<S> {
+    fn default() -> Self {
+        Self(Mutex::new(Inner { waiting: VecDeque::new(), unclaimed: 0 }))
+    }
+}
+
+impl<S> fmt::Debug for Spares<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spares").finish_non_exhaustive()
+    }
+}
+
+impl<S: Spare> Spares<S> {
+    /// One more.
+    pub fn put(&self, spare: S) {
         let mut inner = self.lock();
         inner.waiting.push_back(spare);
         inner.unclaimed += 1;
     }
 
     /// A spare with the login of `generation` that is still open.
-    pub(crate) fn take(&self, generation: u64) -> Option<Link> {
+    #[must_use]
+    pub fn take(&self, generation: u64) -> Option<S> {
         let mut inner = self.lock();
         let spare = loop {
             match inner.waiting.pop_front() {
                 Some(spare) if spare.generation() != generation => {}
-                Some(spare) if spare.client().is_closed() => {}
+                Some(spare) if spare.is_closed() => {}
                 spare => break spare,
             }
         };
@@ -39,29 +100,46 @@ impl Spares {
     }
 
     /// Whether a superseded connection may go now: one per spare.
-    pub(crate) fn claim(&self) -> bool {
+    #[must_use]
+    pub fn claim(&self) -> bool {
         let mut inner = self.lock();
+        inner.forget_dead();
         let claimed = inner.unclaimed > 0;
         inner.unclaimed -= usize::from(claimed);
         claimed
     }
 
     /// A spare waits that nothing has made way for.
-    pub(crate) fn is_claimable(&self) -> bool {
-        self.lock().unclaimed > 0
+    #[must_use]
+    pub fn is_claimable(&self) -> bool {
+        let mut inner = self.lock();
+        inner.forget_dead();
+        inner.unclaimed > 0
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.lock().waiting.len()
     }
 
+    /// None waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Closes all of them.
-    pub(crate) fn clear(&self) {
-        let old = std::mem::take(&mut *self.lock());
+    pub fn clear(&self) {
+        let old = {
+            let mut inner = self.lock();
+            inner.unclaimed = 0;
+            std::mem::take(&mut inner.waiting)
+        };
         drop(old);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, Inner<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

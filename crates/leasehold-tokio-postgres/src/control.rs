@@ -11,9 +11,9 @@ use leasehold::Generation;
 use leasehold::hook::{Holder, Refusal, sql};
 use tokio_postgres::{Client, Error};
 
-use crate::error::{refusal, sqlstate};
+use crate::diagnosis::{refusal, sqlstate};
+use crate::engine::Engine;
 use crate::link::Link;
-use crate::shared::Shared;
 
 /// How long terminated sessions get to disappear from the server's list.
 const ENDING: Duration = Duration::from_secs(1);
@@ -22,54 +22,61 @@ const ENDING: Duration = Duration::from_secs(1);
 const LEAVING: u32 = 20;
 
 /// Why a candidate was not proven.
-pub(crate) enum Unproven {
+#[derive(Debug)]
+pub enum Unproven {
+    /// No connection could be made, or it does not work.
     Connect(Error),
+    /// The probe failed.
     Probe(Error),
 }
 
 /// Opens a connection with `candidate`, checks that it works, and runs the user's probe.
-pub(crate) async fn prove(shared: &Shared, candidate: &Arc<Generation>) -> Result<(), Unproven> {
-    let round = shared.proven.begin();
+pub(crate) async fn prove(engine: &Engine, candidate: &Arc<Generation>) -> Result<(), Unproven> {
+    let round = engine.proven.begin();
     // Under the user's own name: it may become the pool's.
-    let dialled = open(shared, Some(candidate), None).await;
+    let dialled = open(engine, Some(candidate), None).await;
     let (link, crowded) = dialled.map_err(Unproven::Connect)?;
-    let checked = check(shared, link.client()).await;
+    let checked = check(engine, link.client()).await;
     if checked.is_ok()
         && !crowded
-        && is_useful(shared, candidate)
-        && is_clean(shared, link.client()).await
-        && shared.warm_up(link.client()).await
+        && is_useful(engine, candidate)
+        && is_clean(engine, link.client()).await
+        && engine.warm_up(link.client()).await
     {
-        shared.proven.keep(round, candidate, link);
+        engine.proven.keep(round, candidate, link);
     } else {
         link.close().await;
     }
     if let Some(oid) = checked? {
-        shared.remember_oid(candidate.number(), oid);
+        engine.remember_oid(candidate.number(), oid);
     }
     Ok(())
 }
 
 /// There are connections that it can stand in for once `candidate` is installed; it is not the
 /// current login that is proved once more.
-fn is_useful(shared: &Shared, candidate: &Generation) -> bool {
-    let current = shared.current().number();
-    candidate.number() > current && shared.ledger.of(current) > 0
+fn is_useful(engine: &Engine, candidate: &Generation) -> bool {
+    let current = engine.current().number();
+    candidate.number() > current && engine.ledger.of(current) > 0
 }
 
 /// Has no more of a past than a new one, whatever the probe did.
-async fn is_clean(shared: &Shared, client: &Client) -> bool {
-    shared.probe.is_none() || client.batch_execute("DISCARD ALL").await.is_ok()
+async fn is_clean(engine: &Engine, client: &Client) -> bool {
+    engine.settings.probe.is_none() || client.batch_execute("DISCARD ALL").await.is_ok()
 }
 
-/// What a connection must be able to do. Returns its role's OID, if the role may read it.
-pub(crate) async fn check(shared: &Shared, client: &Client) -> Result<Option<i64>, Unproven> {
+/// Whether a connection can do what one must be able to, the probe included. Returns its role's OID,
+/// if the role may read it.
+///
+/// # Errors
+/// [`Unproven`].
+pub async fn check(engine: &Engine, client: &Client) -> Result<Option<i64>, Unproven> {
     let oid = match client.query_opt(sql::PROVE, &[]).await {
         Ok(row) => row.map(|row| row.try_get(0)).transpose().map_err(Unproven::Connect)?,
         Err(error) if sqlstate(&error) == Some("42501") => None,
         Err(error) => return Err(Unproven::Connect(error)),
     };
-    if let Some(probe) = &shared.probe {
+    if let Some(probe) = &engine.settings.probe {
         client.batch_execute(probe).await.map_err(Unproven::Probe)?;
     }
     Ok(oid)
@@ -77,12 +84,12 @@ pub(crate) async fn check(shared: &Shared, client: &Client) -> Result<Option<i64
 
 /// Sessions of the login of `of` that the server shows, asked for with the current login. `None`:
 /// that one is good on another server.
-pub(crate) async fn count(shared: &Shared, of: &Generation) -> Result<Option<i64>, Error> {
-    if shared.current().credential().address() != of.credential().address() {
+pub(crate) async fn count(engine: &Engine, of: &Generation) -> Result<Option<i64>, Error> {
+    if engine.current().credential().address() != of.credential().address() {
         return Ok(None);
     }
-    let (link, _) = open(shared, None, Some(sql::CONTROL_APPLICATION)).await?;
-    let counted = sessions(shared, link.client(), of).await;
+    let (link, _) = open(engine, None, Some(sql::CONTROL_APPLICATION)).await?;
+    let counted = sessions(engine, link.client(), of).await;
     link.close().await;
     counted.map(Some)
 }
@@ -90,16 +97,16 @@ pub(crate) async fn count(shared: &Shared, of: &Generation) -> Result<Option<i64
 /// Logs in as `old`, lists who still holds on, and ends their sessions. Not counted among the
 /// pool's own: every place may be taken by those that are to be ended.
 pub(crate) async fn end_sessions(
-    shared: &Shared,
+    engine: &Engine,
     old: &Arc<Generation>,
 ) -> Result<Vec<Holder>, Error> {
-    let link = shared.open_control(old, None, Some(sql::CONTROL_APPLICATION)).await?;
-    let ended = end(shared, link.client(), old).await;
+    let link = engine.open_control(old, None, Some(sql::CONTROL_APPLICATION)).await?;
+    let ended = end(engine, link.client(), old).await;
     link.close().await;
     ended
 }
 
-async fn end(shared: &Shared, client: &Client, old: &Generation) -> Result<Vec<Holder>, Error> {
+async fn end(engine: &Engine, client: &Client, old: &Generation) -> Result<Vec<Holder>, Error> {
     // Roles are often made with a default role that owns the tables; that one may not end the
     // login's sessions.
     client.batch_execute("SET ROLE NONE").await?;
@@ -113,7 +120,7 @@ async fn end(shared: &Shared, client: &Client, old: &Generation) -> Result<Vec<H
         .collect::<Result<_, Error>>()?;
     client.query(sql::END_OWN_SESSIONS, &[]).await?;
     let gone = async {
-        while sessions(shared, client, old).await? > 0 {
+        while sessions(engine, client, old).await? > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok::<_, Error>(())
@@ -124,8 +131,8 @@ async fn end(shared: &Shared, client: &Client, old: &Generation) -> Result<Vec<H
     }
 }
 
-async fn sessions(shared: &Shared, client: &Client, of: &Generation) -> Result<i64, Error> {
-    let (user, oid) = (of.credential().username(), shared.oid(of.number()));
+async fn sessions(engine: &Engine, client: &Client, of: &Generation) -> Result<i64, Error> {
+    let (user, oid) = (of.credential().username(), engine.oid(of.number()));
     client.query_one(sql::COUNT_SESSIONS, &[&user, &oid]).await?.try_get(0)
 }
 
@@ -133,17 +140,17 @@ async fn sessions(shared: &Shared, client: &Client, of: &Generation) -> Result<i
 /// room: not with one that a swap supersedes while it waits. If Postgres has no place left, one of
 /// the pool's own makes way; tells whether one had to.
 async fn open(
-    shared: &Shared,
+    engine: &Engine,
     of: Option<&Arc<Generation>>,
     application: Option<&str>,
 ) -> Result<(Link, bool), Error> {
     let dial = async || {
-        let admission = shared.admit(of).await;
+        let admission = engine.admit(of).await;
         let generation = admission.generation.clone();
-        shared.open_control(&generation, Some(admission), application).await
+        engine.open_control(&generation, Some(admission), application).await
     };
     let mut dialled = dial().await;
-    let crowded = is_full(&dialled) && shared.close_idle(1, |_| true) > 0;
+    let crowded = is_full(&dialled) && engine.close_idle(1, |_| true) > 0;
     if crowded {
         // A backend outlives its socket by some milliseconds.
         for _ in 0..LEAVING {

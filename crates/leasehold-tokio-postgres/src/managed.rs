@@ -6,15 +6,24 @@ use leasehold::Generation;
 use leasehold::hook::{BoxFuture, DrainOrder, Drained, ManagedPool, PoolCounts, Proof, Refusal};
 
 use crate::control::{self, Unproven};
+use crate::diagnosis::{explain, refusal};
 use crate::drain;
-use crate::error::{explain, refusal};
-use crate::shared::Shared;
+use crate::engine::{Engine, Pooled};
 
-pub(crate) struct Managed(pub(crate) Arc<Shared>);
+/// An engine as the rotator sees it.
+#[derive(Debug)]
+pub struct Managed(Arc<Engine>);
+
+impl Managed {
+    /// See [`attach`](crate::hook::attach).
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self(engine)
+    }
+}
 
 impl ManagedPool for Managed {
     fn name(&self) -> &str {
-        &self.0.name
+        self.0.name()
     }
 
     fn prove<'a>(&'a self, candidate: &'a Arc<Generation>) -> BoxFuture<'a, Proof> {
@@ -23,7 +32,7 @@ impl ManagedPool for Managed {
                 // It dials no more, and is attached only until its last connection is back.
                 return Proof::Proven;
             }
-            let bound = self.0.connect_timeout;
+            let bound = self.0.connect_timeout();
             match tokio::time::timeout(bound, control::prove(&self.0, candidate)).await {
                 Ok(Ok(())) => Proof::Proven,
                 Ok(Err(Unproven::Connect(error))) => match refusal(&error) {
@@ -64,7 +73,7 @@ impl ManagedPool for Managed {
             pool.close();
         }
         self.0.gate.retire_all();
-        self.0.spares.clear();
+        self.0.clear_spares();
         self.0.proven.discard();
     }
 
@@ -75,7 +84,7 @@ impl ManagedPool for Managed {
     }
 
     fn counts(&self) -> PoolCounts {
-        let idle = self.0.pool().map_or(0, |pool| pool.status().available);
+        let idle = self.0.pool().map_or(0, Pooled::idle);
         PoolCounts::new(self.0.ledger.total(), idle)
     }
 }

@@ -3,14 +3,14 @@
 use leasehold::hook::{Refusal, sql};
 use leasehold::{CredentialProvider, Observation};
 
-use crate::error::sqlstate;
+use crate::diagnosis::sqlstate;
 
 /// Tells the rotator of an error that may come from a revoked login: a refused one (28P01, 28000),
 /// or one that only looks like it (42501, 42704, 57P01), which is confirmed before anything is
 /// minted. Every other error is ignored.
 ///
-/// Takes any error with a [`tokio_postgres::Error`] in its chain: that of a query, a
-/// [`PoolError`](deadpool_postgres::PoolError), or your own that wraps one. Cheap and never blocks.
+/// Takes any error with a [`tokio_postgres::Error`] in its chain: that of a query, of a pool, or your
+/// own that wraps one. Cheap and never blocks.
 pub fn report(provider: &CredentialProvider, error: &(dyn std::error::Error + 'static)) {
     if let Some(what) = postgres(error).and_then(observation) {
         provider.report(provider.current().number(), what);

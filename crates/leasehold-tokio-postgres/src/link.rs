@@ -1,35 +1,63 @@
 //! A connection of our own making, counted from the dial to the close.
 
-use std::time::Duration;
+use std::fmt;
+use std::future::poll_fn;
+use std::time::{Duration, Instant};
 
 use leasehold::hook::{BoxFuture, Ticket};
 use leasehold::{Address, Credential};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::config::Host;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
-use tokio_postgres::{Client, Config, Error, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, Notification, Socket};
 
-use crate::error::kind;
+use crate::diagnosis::kind;
 
 /// How long a connection may take to say goodbye before it is cut.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// What moves a connection's bytes; ends when it is closed.
-pub(crate) type Driver = BoxFuture<'static, Result<(), Error>>;
+pub type Driver = BoxFuture<'static, Result<(), Error>>;
+
+/// Where the notifications of a connection go. Unbounded: a full channel would hold up the very
+/// queries that are to make room in it.
+pub type Notifications = UnboundedSender<Notification>;
 
 /// Dials with a login, whatever the TLS connector is.
-pub(crate) trait Dial: Send + Sync {
-    /// `application` replaces the user's application name.
+pub trait Dial: Send + Sync {
+    /// Opens a connection. `application` replaces the user's application name; what the server
+    /// tells of `LISTEN` goes to `notifications`, if they are wanted.
+    ///
+    /// # Errors
+    /// What the driver says.
     fn dial<'a>(
         &'a self,
         login: &'a Credential,
         application: Option<&'a str>,
+        notifications: Option<Notifications>,
     ) -> BoxFuture<'a, Result<(Client, Driver), Error>>;
 }
 
-pub(crate) struct TlsDial<T> {
-    pub(crate) config: Config,
-    pub(crate) tls: T,
+/// Dials with a configuration of the driver's, of which user and password are replaced, and any TLS
+/// connector.
+pub struct TlsDial<T> {
+    config: Config,
+    tls: T,
+}
+
+impl<T> TlsDial<T> {
+    /// `config` keeps everything but user and password.
+    pub fn new(config: Config, tls: T) -> Self {
+        Self { config, tls }
+    }
+}
+
+impl<T> fmt::Debug for TlsDial<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsDial").finish_non_exhaustive()
+    }
 }
 
 impl<T> Dial for TlsDial<T>
@@ -43,6 +71,7 @@ where
         &'a self,
         login: &'a Credential,
         application: Option<&'a str>,
+        notifications: Option<Notifications>,
     ) -> BoxFuture<'a, Result<(Client, Driver), Error>> {
         let mut config = match login.address() {
             Some(address) => elsewhere(&self.config, address),
@@ -55,8 +84,34 @@ where
         let tls = self.tls.clone();
         Box::pin(async move {
             let (client, connection) = config.connect(tls).await?;
-            Ok((client, Box::pin(connection) as Driver))
+            let driver: Driver = match notifications {
+                None => Box::pin(connection),
+                Some(notifications) => Box::pin(listen(connection, notifications)),
+            };
+            Ok((client, driver))
         })
+    }
+}
+
+/// Runs a connection, and passes on what it is notified of.
+async fn listen<S, T>(
+    mut connection: Connection<S, T>,
+    notifications: Notifications,
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match poll_fn(|cx| connection.poll_message(cx)).await {
+            Some(Ok(AsyncMessage::Notification(notification))) => {
+                // Nobody listens any more: the connection ends with its client.
+                let _ = notifications.send(notification);
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(error),
+            None => return Ok(()),
+        }
     }
 }
 
@@ -130,11 +185,12 @@ fn other_than_hosts(base: &Config) -> Config {
     config
 }
 
-/// An open connection outside of the pool. Dropping it closes it.
-pub(crate) struct Link {
+/// An open connection, counted until its socket is closed. Dropping it closes it.
+pub struct Link {
     client: Client,
     task: Task,
     generation: u64,
+    made: Instant,
 }
 
 impl Link {
@@ -143,17 +199,33 @@ impl Link {
         (client, driver): (Client, Driver),
         ticket: Option<Ticket>,
         generation: u64,
+        made: Instant,
     ) -> Self {
         let task = tokio::spawn(run(Wire { driver, _ticket: ticket }));
-        Self { client, task: Task(Some(task)), generation }
+        Self { client, task: Task(Some(task)), generation, made }
     }
 
-    pub(crate) fn client(&self) -> &Client {
+    /// The driver's own client.
+    #[must_use]
+    pub fn client(&self) -> &Client {
         &self.client
     }
 
-    pub(crate) fn generation(&self) -> u64 {
+    /// The driver's own client, for what needs it exclusively: transactions.
+    pub fn client_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    /// The generation whose login it has.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// When it was admitted, in the order of swaps: before one it belongs to what that supersedes.
+    #[must_use]
+    pub fn made(&self) -> Instant {
+        self.made
     }
 
     pub(crate) fn abort_handle(&self) -> Option<AbortHandle> {
@@ -161,7 +233,7 @@ impl Link {
     }
 
     /// Says goodbye to Postgres, and returns when the socket is closed.
-    pub(crate) async fn close(self) {
+    pub async fn close(self) {
         let Self { client, mut task, .. } = self;
         drop(client);
         if let Some(handle) = &mut task.0 {
@@ -170,11 +242,18 @@ impl Link {
         }
     }
 
-    /// What deadpool wants. From here on it aborts the task when the client goes.
-    pub(crate) fn into_parts(self) -> (Client, JoinHandle<()>) {
+    /// The client and the task that runs it, for who ends that task when the client goes.
+    #[must_use]
+    pub fn into_parts(self) -> (Client, JoinHandle<()>) {
         let Self { client, mut task, .. } = self;
         let handle = task.0.take().unwrap_or_else(|| tokio::spawn(async {}));
         (client, handle)
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("generation", &self.generation).finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,29 @@
+//! What crates share that put a pool over tokio-postgres on a provider. Not needed by applications.
+//!
+//! An [`Engine`] counts, judges, proves and drains the connections of one pool; the pool's own part
+//! is a [`Pooled`]. [`Slots`] is that for pools that call their manager both when they hand a
+//! connection out and when they get one back.
+
+use std::sync::Arc;
+
+use leasehold::hook::ManagedPool;
+use leasehold::{AttachError, CredentialProvider};
+
+pub use crate::control::{Unproven, check};
+pub use crate::diagnosis::{explain, is_authentication, kind, refusal, sqlstate};
+pub use crate::engine::{Admission, Engine, EngineSettings, Pooled, Seat};
+pub use crate::link::{Dial, Driver, Link, Notifications, TlsDial};
+pub use crate::managed::Managed;
+pub use crate::slots::{Slots, Slotted};
+pub use crate::spare::{Spare, Spares};
+
+/// Attaches the pool of `engine`. Nothing may have been dialled with it before.
+///
+/// # Errors
+/// [`AttachError`] once the rotator is shut down or gone.
+pub fn attach(provider: &CredentialProvider, engine: &Arc<Engine>) -> Result<(), AttachError> {
+    provider.attach(|current| {
+        engine.begin_with(current);
+        (Arc::new(Managed::new(engine.clone())) as Arc<dyn ManagedPool>, ())
+    })
+}
