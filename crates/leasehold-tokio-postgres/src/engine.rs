@@ -11,6 +11,7 @@ use leasehold::{CredentialProvider, Generation, Refreshed};
 use tokio::task::AbortHandle;
 use tokio_postgres::{Client, Error};
 
+use crate::control::{Unproven, check};
 use crate::diagnosis::is_authentication;
 use crate::link::{Dial, Link, Notifications};
 use crate::spare::Proven;
@@ -345,6 +346,32 @@ impl Engine {
         spare: impl Fn(u64) -> Option<Link>,
     ) -> Result<Link, Error> {
         self.connect(provider, spare, |admission| self.open(admission), is_authentication).await
+    }
+
+    /// A first connection, within the connect timeout, which works and passes the probe: so refused
+    /// logins, missing grants and TLS settings show now.
+    ///
+    /// # Errors
+    /// [`crate::Error`], which names the pool and says what to do.
+    pub async fn verified(&self, provider: &CredentialProvider) -> Result<Link, crate::Error> {
+        let name = || self.name().to_owned();
+        let verify = async {
+            let opened = self.connect_link(provider, |_| None).await;
+            let link = opened.map_err(|e| crate::Error::connect(self.name(), e))?;
+            match check(self, link.client()).await {
+                Ok(oid) => {
+                    if let Some(oid) = oid {
+                        self.remember_oid(link.generation(), oid);
+                    }
+                    Ok(link)
+                }
+                Err(Unproven::Connect(source)) => Err(crate::Error::connect(self.name(), source)),
+                Err(Unproven::Probe(source)) => Err(crate::Error::Probe { name: name(), source }),
+            }
+        };
+        let after = self.connect_timeout();
+        let timeout = |_| crate::Error::Timeout { name: name(), after };
+        tokio::time::timeout(after, verify).await.map_err(timeout)?
     }
 
     /// Waits, within bounds, until there is room for one more socket. With the login of `of`, or

@@ -7,51 +7,51 @@ use leasehold::hook::Refusal;
 
 use crate::diagnosis::refusal;
 
-/// A connection could not be made, or was lost. Names the connector, and says what to do.
+/// A connection could not be made, or was lost. Names the pool or connector, and says what to do.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The rotator was shut down or dropped.
     Stopped {
-        /// The connector.
+        /// The pool or connector.
         name: String,
     },
     /// Postgres refused the login, or the login may not use the database.
     LoginRefused {
-        /// The connector.
+        /// The pool or connector.
         name: String,
         /// What Postgres said.
         source: tokio_postgres::Error,
     },
     /// The login works, and the probe statement failed.
     Probe {
-        /// The connector.
+        /// The pool or connector.
         name: String,
         /// What Postgres said.
         source: tokio_postgres::Error,
     },
     /// No connection could be made.
     Unreachable {
-        /// The connector.
+        /// The pool or connector.
         name: String,
         /// What was met instead.
         source: tokio_postgres::Error,
     },
     /// No connection could be made in time.
     Timeout {
-        /// The connector.
+        /// The pool or connector.
         name: String,
         /// The connect timeout.
         after: Duration,
     },
     /// A listener's connection was lost: what is sent until it listens again reaches nobody.
     Interrupted {
-        /// The connector.
+        /// The pool or connector.
         name: String,
     },
     /// Postgres refuses to listen on a channel.
     Listen {
-        /// The connector.
+        /// The pool or connector.
         name: String,
         /// What Postgres said.
         source: tokio_postgres::Error,
@@ -60,7 +60,8 @@ pub enum Error {
 
 impl Error {
     /// Sorts a failed connect.
-    pub(crate) fn connect(name: &str, source: tokio_postgres::Error) -> Self {
+    #[must_use]
+    pub fn connect(name: &str, source: tokio_postgres::Error) -> Self {
         let name = name.to_owned();
         match refusal(&source) {
             Refusal::Login => Self::LoginRefused { name, source },
@@ -74,36 +75,36 @@ impl fmt::Display for Error {
         match self {
             Self::Stopped { name } => write!(
                 f,
-                "connector {name}: the rotator has been shut down or dropped; keep it alive as \
-                 long as what connects"
+                "{name}: the rotator has been shut down or dropped; keep it alive as \
+                 long as its pools"
             ),
             Self::LoginRefused { name, .. } => write!(
                 f,
-                "connector {name}: Postgres refuses the issued login; check pg_hba.conf, the \
+                "{name}: Postgres refuses the issued login; check pg_hba.conf, the \
                  database name, and the role's creation statements"
             ),
             Self::Probe { name, .. } => write!(
                 f,
-                "connector {name}: the issued login works, but the probe statement fails; check \
+                "{name}: the issued login works, but the probe statement fails; check \
                  the grants in the role's creation statements"
             ),
             Self::Unreachable { name, .. } => write!(
                 f,
-                "connector {name}: no connection to Postgres could be made; check host, port, TLS \
+                "{name}: no connection to Postgres could be made; check host, port, TLS \
                  settings and free connection slots"
             ),
             Self::Timeout { name, after } => write!(
                 f,
-                "connector {name}: no answer from Postgres within {after:?}; check host, port and \
+                "{name}: no answer from Postgres within {after:?}; check host, port and \
                  firewalls, or raise connect_timeout"
             ),
             Self::Interrupted { name } => write!(
                 f,
-                "connector {name}: the listening connection was lost, and notifications may have \
+                "{name}: the listening connection was lost, and notifications may have \
                  been missed; read what they would have told, and go on: it listens again"
             ),
             Self::Listen { name, .. } => {
-                write!(f, "connector {name}: Postgres refuses to listen; check the channels' names")
+                write!(f, "{name}: Postgres refuses to listen; check the channels' names")
             }
         }
     }

@@ -1,12 +1,13 @@
 //! Connections in places from which a drain can take them, and into which it can put others.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use leasehold::hook::{BoxFuture, Refusal, Verdict};
 
+use crate::diagnosis::refusal;
 use crate::engine::{Engine, Pooled};
 use crate::link::Link;
 use crate::spare::{Spare, Spares};
@@ -25,7 +26,7 @@ pub struct Slots<S> {
     engine: Weak<Engine>,
     spares: Spares<S>,
     opener: Opener<S>,
-    max_size: usize,
+    max_size: AtomicUsize,
     slots: Mutex<Vec<Weak<Slot<S>>>>,
     closed: AtomicBool,
 }
@@ -35,7 +36,7 @@ pub struct Slots<S> {
 pub struct Slotted<S> {
     slot: Arc<Slot<S>>,
     /// While it is borrowed.
-    held: Option<S>,
+    held: OnceLock<S>,
 }
 
 struct Slot<S>(Mutex<State<S>>);
@@ -46,24 +47,50 @@ enum State<S> {
     Closed,
 }
 
+impl Slots<Link> {
+    /// For connections of the driver that the engine dials with itself.
+    #[must_use]
+    pub fn of_links(engine: &Arc<Engine>) -> Arc<Self> {
+        let opening = Arc::downgrade(engine);
+        Self::new(engine, move || {
+            let engine = opening.upgrade();
+            Box::pin(async move {
+                match engine {
+                    Some(engine) => engine.open_ahead().await.map_err(|error| refusal(&error)),
+                    None => Ok(None),
+                }
+            })
+        })
+    }
+}
+
 impl<S: Spare> Slots<S> {
-    /// To be kept by the pool's manager, so that it ends with the pool. `max_size` is the pool's,
-    /// `opener` opens a connection with the login that is current then.
+    /// To be kept by the pool's manager, so that it ends with the pool. `opener` opens a connection
+    /// with the login that is current then.
     pub fn new(
         engine: &Arc<Engine>,
-        max_size: usize,
         opener: impl Fn() -> BoxFuture<'static, Result<Option<S>, Refusal>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         let slots = Arc::new(Self {
             engine: Arc::downgrade(engine),
             spares: Spares::default(),
             opener: Box::new(opener),
-            max_size,
+            max_size: AtomicUsize::new(usize::MAX),
             slots: Mutex::default(),
             closed: AtomicBool::new(false),
         });
         engine.set_pool(Handle(Arc::downgrade(&slots)));
         slots
+    }
+
+    /// The most connections the pool may have, once that is known. Default: no bound.
+    pub fn set_max_size(&self, max: usize) {
+        self.max_size.store(max, Ordering::Relaxed);
+    }
+
+    /// A connection for whoever needs one next.
+    pub fn put_spare(&self, spare: S) {
+        self.spares.put(spare);
     }
 
     /// A spare with the login of `generation`.
@@ -84,41 +111,39 @@ impl<S: Spare> Slots<S> {
         let mut slots = self.lock();
         slots.retain(|slot| slot.strong_count() > 0);
         slots.push(Arc::downgrade(&slot));
-        Slotted { slot, held: None }
+        Slotted { slot, held: OnceLock::new() }
     }
 
     /// When the pool hands it out. False: it is to be discarded (I2).
     #[must_use]
     pub fn check_out(&self, slotted: &mut Slotted<S>) -> bool {
-        let mut state = slotted.slot.lock();
-        let State::Idle(connection) = std::mem::replace(&mut *state, State::Closed) else {
+        let Some(connection) = slotted.take() else {
             return false;
         };
-        if connection.is_closed() || self.is_closed() {
-            return false;
-        }
-        let Some(connection) = self.fit(connection) else {
+        let fit = self.alive(connection).and_then(|connection| self.fit(connection));
+        let Some(connection) = fit else {
             return false;
         };
-        *state = State::Borrowed;
-        drop(state);
-        slotted.held = Some(connection);
+        *slotted.slot.lock() = State::Borrowed;
+        slotted.held = OnceLock::from(connection);
         true
     }
 
     /// When the pool gets it back. False: it is to be discarded.
     #[must_use]
     pub fn put_back(&self, slotted: &mut Slotted<S>) -> bool {
-        let Some(connection) = slotted.held.take() else {
-            // Checked out never, or in vain.
-            return matches!(*slotted.slot.lock(), State::Idle(_));
+        let Some(connection) = slotted.take() else {
+            return false;
         };
-        let fit = Some(connection)
-            .filter(|connection| !connection.is_closed() && !self.is_closed())
-            .and_then(|connection| self.fit(connection));
-        let mut state = slotted.slot.lock();
-        *state = fit.map_or(State::Closed, State::Idle);
-        matches!(*state, State::Idle(_))
+        let Some(connection) = self.alive(connection).and_then(|c| self.fit(c)) else {
+            return false;
+        };
+        *slotted.slot.lock() = State::Idle(connection);
+        true
+    }
+
+    fn alive(&self, connection: S) -> Option<S> {
+        Some(connection).filter(|connection| !connection.is_closed() && !self.is_closed())
     }
 
     /// The connection itself if it may be handed out, or a spare in its place. During a roll the
@@ -165,16 +190,37 @@ impl<S> Slot<S> {
 }
 
 impl<S> Slotted<S> {
-    /// The connection, while it is checked out.
+    /// The connection. Looking at an idle one, as a pool's callbacks for new connections do, takes
+    /// it out of its slot until it has been checked out and put back. `None` once it is discarded.
     #[must_use]
     pub fn get(&self) -> Option<&S> {
-        self.held.as_ref()
+        if self.held.get().is_none() {
+            let mut state = self.slot.lock();
+            match std::mem::replace(&mut *state, State::Closed) {
+                State::Idle(connection) => {
+                    *state = State::Borrowed;
+                    let _ = self.held.set(connection);
+                }
+                other => *state = other,
+            }
+        }
+        self.held.get()
     }
 
-    /// The connection, while it is checked out.
+    /// As [`get`](Self::get).
     #[must_use]
     pub fn get_mut(&mut self) -> Option<&mut S> {
-        self.held.as_mut()
+        let _ = self.get();
+        self.held.get_mut()
+    }
+
+    /// The connection, wherever it is. Its place is closed then.
+    fn take(&mut self) -> Option<S> {
+        let state = std::mem::replace(&mut *self.slot.lock(), State::Closed);
+        match (self.held.take(), state) {
+            (Some(connection), _) | (None, State::Idle(connection)) => Some(connection),
+            _ => None,
+        }
     }
 }
 
@@ -194,7 +240,7 @@ impl<S: Spare> Pooled for Handle<S> {
     }
 
     fn max_size(&self) -> Option<usize> {
-        self.0.upgrade().map(|slots| slots.max_size)
+        self.0.upgrade().map(|slots| slots.max_size.load(Ordering::Relaxed))
     }
 
     fn size(&self) -> usize {
