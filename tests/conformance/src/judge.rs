@@ -1,0 +1,90 @@
+//! What may not have happened, by what was told and by the server's own log.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use leasehold::Event;
+use leasehold::hook::sql::CONTROL_APPLICATION;
+use leasehold_testkit::LoginRecord;
+
+use crate::load::Op;
+use crate::story::{Story, Told};
+
+/// One generation's way, as far as it was told.
+#[derive(Default)]
+struct Life {
+    login: String,
+    /// Unix time at which no dial with its login was in flight any more.
+    settled: Option<f64>,
+    rolled: Option<Instant>,
+    /// The roll ended with dials still in flight.
+    straddled: bool,
+}
+
+impl Story {
+    /// When a generation became current.
+    pub(crate) fn swap_to(&self, number: u64) -> Instant {
+        let told = self.told();
+        let swap = told.iter().find(|told| {
+            matches!(told.event, Event::Swapped { generation, .. } if generation == number)
+        });
+        swap.expect("waited for before").at
+    }
+
+    fn lives(&self) -> BTreeMap<u64, Life> {
+        let mut lives: BTreeMap<u64, Life> = BTreeMap::new();
+        for Told { at, unix, event } in &*self.told() {
+            match event {
+                Event::Swapped { generation, username, .. } => {
+                    lives.entry(*generation).or_default().login.clone_from(username);
+                }
+                Event::DialsSettled { generation, .. } => {
+                    lives.entry(*generation).or_default().settled = Some(*unix);
+                }
+                Event::RollEnded { generation, .. } => {
+                    let life = lives.entry(*generation).or_default();
+                    life.rolled = Some(*at);
+                    life.straddled = life.settled.is_none();
+                }
+                _ => {}
+            }
+        }
+        lives
+    }
+}
+
+/// I2: operations whose connection was of a login whose roll had ended before they asked for it. What
+/// a dial brings that takes longer than the roll waits for it is known as superseded only then.
+pub(crate) fn superseded_handouts<'a>(ops: &'a [Op], story: &Story) -> Vec<&'a Op> {
+    let lives = story.lives();
+    let rolled: BTreeMap<&str, Instant> = (lives.values().filter(|life| !life.straddled))
+        .filter_map(|life| Some((life.login.as_str(), life.rolled?)))
+        .collect();
+    let late = |op: &&Op| {
+        let login = op.login.as_deref().and_then(|login| rolled.get(login));
+        login.is_some_and(|rolled| op.begun > *rolled)
+    };
+    ops.iter().filter(late).collect()
+}
+
+/// I1: connections that the server received for a login after the last dial with it had ended. The
+/// one by which a drain is confirmed is told apart by its name.
+pub(crate) fn superseded_logins<'a>(log: &'a [LoginRecord], story: &Story) -> Vec<&'a LoginRecord> {
+    let lives = story.lives();
+    let settled: BTreeMap<&str, f64> =
+        lives.values().filter_map(|life| Some((life.login.as_str(), life.settled?))).collect();
+    let late = |one: &&LoginRecord| {
+        let login = one.user.as_deref().and_then(|user| settled.get(user));
+        one.application.as_deref() != Some(CONTROL_APPLICATION)
+            && login.is_some_and(|settled| one.received > *settled)
+    };
+    log.iter().filter(late).collect()
+}
+
+/// How many generations were told to have settled, and to have rolled: what the two above judge by.
+pub(crate) fn judged(story: &Story) -> (usize, usize) {
+    let lives = story.lives();
+    let settled = lives.values().filter(|life| life.settled.is_some()).count();
+    let rolled = lives.values().filter(|life| life.rolled.is_some() && !life.straddled).count();
+    (settled, rolled)
+}
