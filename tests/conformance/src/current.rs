@@ -43,6 +43,7 @@ pub async fn i1_a_connect_in_flight_at_the_swap_is_counted_and_drained<S: Subjec
         idle.give_back().await;
     }
     let (first, _) = scene.rotate().await;
+    scene.story.rolled(first).await;
     // Postgres does not show a backend that is authenticating: nothing but the hook's own count can
     // hold this.
     scene.story.still_draining(first).await;

@@ -88,3 +88,62 @@ pub(crate) fn judged(story: &Story) -> (usize, usize) {
     let rolled = lives.values().filter(|life| life.rolled.is_some() && !life.straddled).count();
     (settled, rolled)
 }
+
+#[cfg(test)]
+mod tests {
+    use leasehold::Reason;
+    use leasehold_testkit::{correlate, parse_login_log};
+
+    use super::*;
+
+    fn swap(generation: u64) -> Event {
+        let (username, reason) = (format!("v-{generation}"), Reason::Requested);
+        Event::Swapped { generation, username, reason, proven: true }
+    }
+
+    fn op(login: &str) -> Op {
+        let login = Some(login.to_owned());
+        Op { begun: Instant::now(), login, spanned: false, failure: None }
+    }
+
+    #[test]
+    fn what_is_late_is_found_and_nothing_else() {
+        let story = Story::default();
+        let pool = "p".to_owned();
+        story.hear(&swap(1));
+        story.hear(&swap(2));
+        let in_the_roll = op("v-1");
+        story.hear(&Event::DialsSettled { pool: pool.clone(), generation: 1 });
+        story.hear(&Event::RollEnded { pool, generation: 1 });
+        let ops = [in_the_roll, op("v-1"), op("v-2")];
+        let late = superseded_handouts(&ops, &story);
+        assert!(matches!(late[..], [one] if std::ptr::eq(one, &ops[1])), "{late:#?}");
+
+        let settled = story.told()[2].unix;
+        let log: String = [(-1.0, "v-1", "x"), (1.0, "v-1", "x"), (1.0, "v-1", CONTROL_APPLICATION)]
+            .into_iter()
+            .chain([(1.0, "v-2", "x")])
+            .enumerate()
+            .map(|(pid, (after, user, name))| {
+                let line = format!("{:.3} [{pid}] 00000 {user} LOG:  connection ", settled + after);
+                format!(
+                    "{line}received: host=h port=1\n\
+                     {line}authorized: user={user} database=d application_name={name}\n"
+                )
+            })
+            .collect();
+        let log = correlate(&parse_login_log(&log));
+        let late = superseded_logins(&log, &story);
+        assert!(matches!(late[..], [one] if one.pid == 1), "{late:#?}");
+        assert_eq!((judged(&story), log.len()), ((1, 1), 4));
+    }
+
+    #[test]
+    fn a_roll_that_a_dial_straddled_is_not_judged() {
+        let story = Story::default();
+        story.hear(&swap(1));
+        story.hear(&Event::RollEnded { pool: "p".to_owned(), generation: 1 });
+        assert!(superseded_handouts(&[op("v-1")], &story).is_empty());
+        assert_eq!(judged(&story), (0, 0));
+    }
+}

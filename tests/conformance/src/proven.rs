@@ -68,10 +68,10 @@ pub async fn i5_a_login_whose_probe_fails_does_not_become_current<S: Subject>(su
 }
 
 async fn refused<S: Subject>(scene: &Scene<S>) {
-    scene
-        .story
-        .find("a refusal", |event| {
-            matches!(event, Event::ProofFailed { rejected: true, .. }).then_some(())
-        })
-        .await;
+    let refused = scene.story.find("a refusal", |event| match event {
+        Event::ProofFailed { rejected: true, .. } => Some(true),
+        Event::Swapped { generation: 2, .. } => Some(false),
+        _ => None,
+    });
+    assert!(refused.await, "I5: swapped: {}", scene.story.lines());
 }

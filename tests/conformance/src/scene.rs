@@ -33,7 +33,7 @@ pub(crate) struct Times {
 /// Nothing ends but by what the test does.
 pub(crate) const CALM: Times = Times {
     ttl: Duration::from_secs(60),
-    roll: Duration::from_secs(2),
+    roll: Duration::from_secs(1),
     grace: Duration::from_secs(20),
 };
 

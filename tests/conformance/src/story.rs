@@ -83,13 +83,15 @@ impl Story {
         (reason, username)
     }
 
-    /// Waits until none of `number` is handed out any more.
+    /// Waits until none of `number` is handed out any more. Nothing is drained before that is told.
     pub(crate) async fn rolled(&self, number: u64) {
-        self.find(&format!("an end of the roll of generation {number}"), |event| {
-            matches!(event, Event::RollEnded { generation, .. } if *generation == number)
-                .then_some(())
-        })
-        .await;
+        let what = format!("an end of the roll of generation {number}");
+        let rolled = self.find(&what, |event| match event {
+            Event::RollEnded { generation, .. } if *generation == number => Some(true),
+            Event::Drained { generation, .. } if *generation == number => Some(false),
+            _ => None,
+        });
+        assert!(rolled.await, "drained before its roll had ended: {}", self.lines());
     }
 
     /// Waits until `number` was drained. Who was ended for it, and after what time.

@@ -62,7 +62,7 @@ pub trait Connection: Send + 'static {
     where
         Self: Sized,
     {
-        async { drop(self) }
+        async move { drop(self) }
     }
 }
 
