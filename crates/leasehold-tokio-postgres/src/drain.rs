@@ -73,14 +73,23 @@ impl Drain<'_> {
 
     /// Tells when the last connect that was under way at the swap has ended.
     async fn settle(&self) {
-        self.engine.dialling.wait(|dialling| dialling.of(self.generation()) == 0).await;
+        self.settled().await;
         self.order.settled(self.engine.name());
+    }
+
+    async fn settled(&self) {
+        self.engine.dialling.wait(|dialling| dialling.of(self.generation()) == 0).await;
     }
 
     /// Replaces superseded connections one by one, spread over the roll, so that no borrower waits
     /// for a login: opens a spare, and lets one superseded connection go for it, an idle one here or
     /// one that a borrower was about to get. Whoever needs a connection then finds the spare.
     async fn roll(&self) {
+        if !self.engine.pool().is_some_and(Pooled::rolls) {
+            // What is dialled is anew if it was overtaken: with the last dial the old login is
+            // handed out no more.
+            self.settled().await;
+        }
         if !self.may_roll() {
             return;
         }
