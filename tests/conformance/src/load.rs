@@ -112,8 +112,8 @@ async fn transaction<S: Subject>(
     op
 }
 
-/// Waits for the swap that supersedes `login`, or the end of the load. One that is superseded already
-/// would wait for the drain that waits for it.
+/// Waits for the next swap, or the end of the load. Not where the login is superseded already, as it may
+/// be while it is rolled: it has its grace, and may not wait for another's swap.
 async fn swap(provider: &CredentialProvider, login: Option<&str>, state: &State) -> bool {
     let mut swaps = provider.subscribe();
     if Some(swaps.latest().credential().username()) != login {
