@@ -13,7 +13,7 @@ use sqlx::postgres::PgPoolOptions;
 use tokio::sync::mpsc;
 
 use super::load::Window;
-use super::target::{AnyPool, Target};
+use super::target::{AnyPool, QUERY, Target};
 use crate::AnyError;
 use crate::args::PoolKind;
 use crate::byhand::{ByHand, Recipe, Rotated};
@@ -156,7 +156,10 @@ async fn connect(
         }
         PoolKind::Deadpool => {
             let (base, tls) = (target.deadpool_base(), target.tls());
-            let pool = leasehold_deadpool::connect(&provider, base, tls, |b| b.max_size(size));
+            // What a service with hot statements lists. sqlx prepares on its own, on the borrower's
+            // time.
+            let installer = leasehold_deadpool::Installer::new().warm_statements([QUERY]);
+            let pool = installer.connect(&provider, base, tls, |b| b.max_size(size));
             AnyPool::Deadpool(pool.await?)
         }
     })
