@@ -8,13 +8,22 @@ use serde_json::Value;
 use crate::{Error, Result, Stack};
 
 /// Fields of requests and answers whose text is a secret, wherever they stand.
-const SECRET: &[&str] =
-    &["client_token", "jwt", "password", "private_key", "root_token", "secret_id", "token"];
+const SECRET: &[&str] = &[
+    "client_token",
+    "input",
+    "jwt",
+    "password",
+    "plaintext",
+    "private_key",
+    "root_token",
+    "secret_id",
+    "token",
+];
 
 impl Stack {
     /// Every secret that the Vault server issued or was given since its start:
-    /// tokens, wrapping tokens, passwords (those inside a URL too), secret_ids, JWTs, whether
-    /// asked for by us or by what is tested. Sorted, each once. Needs
+    /// tokens, wrapping tokens, passwords (those inside a URL too), secret_ids, JWTs, what a Transit
+    /// engine worked on (in base64), whether asked for by us or by what is tested. Sorted, each once. Needs
     /// [`StackBuilder::audit_raw`](crate::StackBuilder::audit_raw).
     ///
     /// Values of a key/value engine count if their key is one of those names.
@@ -86,12 +95,13 @@ mod tests {
             "response": {
                 "data": { "data": { "url": "postgres://u:three@h/db" }, "password": "four", "keys": ["names"] },
                 "wrap_info": { "token": "s.five", "accessor": "a" },
+                "batch": { "batch_results": [{ "plaintext": "c2l4" }, { "input": "c2V2ZW4=" }] },
                 "data2": { "connection_url": "postgresql://{{username}}:{{password}}@h/db" },
             },
         });
         let mut found = BTreeSet::new();
         collect(&entry, false, &mut found);
         let found: Vec<_> = found.iter().map(String::as_str).collect();
-        assert_eq!(found, ["four", "s.five", "s.one", "three", "two"]);
+        assert_eq!(found, ["c2V2ZW4=", "c2l4", "four", "s.five", "s.one", "three", "two"]);
     }
 }
