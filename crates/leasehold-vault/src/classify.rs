@@ -273,6 +273,8 @@ const TABLE: &[Rule] = &[
     // Whatever was asked.
     rule(ANY, (404, 404), Part("namespace not found"), Kind(NotFound), "no such namespace: check VAULT_NAMESPACE"),
     rule(ANY, (404, 404), Anything, Kind(NotFound), "nothing is there: check the mount, the role and the namespace"),
+    // HashiCorp Vault Enterprise. Heals as leases end, though not soon.
+    rule(ANY, (429, 429), Part("lease count quota"), Kind(Throttled), "there are as many leases as a lease count quota allows: revoke some, shorten their TTLs, or raise it"),
     rule(ANY, (429, 429), Anything, Kind(Throttled), "a rate limit quota is used up"),
     rule(ANY, (503, 503), Part("sealed"), Kind(Sealed), "the server is sealed or not initialised: unseal it"),
     rule(ANY, (503, 503), Part("locked by an administrator"), Kind(Sealed), "the namespace is locked: an administrator has to unlock it"),
