@@ -331,7 +331,8 @@ async fn what_is_asked_of_transit_may_be_dropped_at_any_point() {
     write("transit/keys/orders", json!({})).await;
     write("transit/keys/signs", json!({ "type": "ed25519" })).await;
     let session = Session::login(patient(&db), approle(&db).await).await.expect("login");
-    let (key, signs) = (session.transit("transit").key("orders"), session.transit("transit").key("signs"));
+    let (key, signs) =
+        (session.transit("transit").key("orders"), session.transit("transit").key("signs"));
     let stored = key.encrypt("plain").await.expect("encrypt");
     let (hmac, signature) =
         (key.hmac("m").await.expect("hmac"), signs.sign("m").await.expect("sign"));

@@ -83,7 +83,8 @@ async fn a_static_role_of_another_kind_of_credential_is_named() {
     let script = Script::start().await;
     let session = session(&script).await;
     let key = "-----BEGIN PRIVATE KEY-----that-must-not-leak";
-    script.answer(STATIC, static_role(json!({ "username": "o", "rsa_private_key": key, "ttl": 9 })));
+    script
+        .answer(STATIC, static_role(json!({ "username": "o", "rsa_private_key": key, "ttl": 9 })));
     let e = session.static_role("database", "orders").issue().await.expect_err("no password");
     assert_eq!(e.kind(), ErrorKind::Malformed);
     let shown = format!("{e} {e:?}");
@@ -105,8 +106,18 @@ async fn a_lease_that_can_not_be_renewed_is_taken_as_such() {
 #[tokio::test]
 async fn what_only_vault_refuses_heals() {
     for (status, text, kind, word) in [
-        (429, "1 error occurred:\n\t* lease count quota exceeded\n\n", ErrorKind::Throttled, "lease count quota allows"),
-        (429, "request path \"database/creds/orders\": rate limit quota exceeded", ErrorKind::Throttled, "rate limit"),
+        (
+            429,
+            "1 error occurred:\n\t* lease count quota exceeded\n\n",
+            ErrorKind::Throttled,
+            "lease count quota allows",
+        ),
+        (
+            429,
+            "request path \"database/creds/orders\": rate limit quota exceeded",
+            ErrorKind::Throttled,
+            "rate limit",
+        ),
         (412, "required index state not present", ErrorKind::ServerFault, "not caught up"),
         (503, "overloaded, try again later: internal error", ErrorKind::ServerFault, "overloaded"),
     ] {
@@ -125,7 +136,8 @@ async fn what_only_vault_refuses_heals() {
 async fn a_dead_token_says_more_than_one_word() {
     let script = Script::start().await;
     let session = session(&script).await;
-    let dead = json!({ "errors": ["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"] });
+    let dead =
+        json!({ "errors": ["2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n"] });
     let creds = json!({ "lease_id": "database/creds/orders/x", "renewable": true,
         "lease_duration": 60, "data": { "username": "v-approle-orders-x", "password": "p" } });
     script.answer("database/creds/orders", Reply::json(403, dead.to_string()));

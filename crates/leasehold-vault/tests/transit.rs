@@ -105,10 +105,13 @@ async fn of_a_thousand_items_three_bad_ones_are_told_and_the_others_are_there_in
         }
     }
 
-    let mut stored: Vec<String> =
-        key.encrypt_batch(&plain).await.expect("a batch").into_iter().map(|r| {
-            r.expect("a good one").into_string()
-        }).collect();
+    let mut stored: Vec<String> = key
+        .encrypt_batch(&plain)
+        .await
+        .expect("a batch")
+        .into_iter()
+        .map(|r| r.expect("a good one").into_string())
+        .collect();
     stored[17] = "no ciphertext".to_owned();
     stored[499] = tampered(&Ciphertext::from(stored[499].clone()));
     stored[999] = String::new();
@@ -146,8 +149,13 @@ async fn after_a_rotation_what_is_stored_is_rewrapped_and_the_old_version_retire
     let (db, session, key) = engine("rotate").await;
     let old = key.encrypt("plain").await.expect("encrypt");
     let plain: Vec<String> = (0..20).map(|n| format!("row {n}")).collect();
-    let rows: Vec<Ciphertext> =
-        key.encrypt_batch(&plain).await.expect("a batch").into_iter().map(|r| r.expect("good")).collect();
+    let rows: Vec<Ciphertext> = key
+        .encrypt_batch(&plain)
+        .await
+        .expect("a batch")
+        .into_iter()
+        .map(|r| r.expect("good"))
+        .collect();
     write(db.stack(), "rotate/keys/orders/rotate", json!({})).await;
     assert_eq!(version(&key.encrypt("plain").await.expect("encrypt")), Some(2));
     let first = key.encrypt(Item::new("plain").key_version(1)).await.expect("encrypt");

@@ -19,8 +19,7 @@ async fn key(script: &Script) -> TransitKey {
     let login = r#"{"auth":{"client_token":"s.token-that-must-not-leak","lease_duration":3600,
         "renewable":true,"token_type":"service","num_uses":0}}"#;
     script.answer("auth/approle/login", Reply::json(200, login));
-    let config =
-        VaultConfig::new(script.address()).request_timeout(Duration::from_millis(600));
+    let config = VaultConfig::new(script.address()).request_timeout(Duration::from_millis(600));
     let session = Session::login(config, Auth::approle("role", "secret")).await.expect("login");
     session.transit("transit").key("orders")
 }
@@ -46,7 +45,9 @@ async fn i10_a_server_that_says_plaintext_back_is_not_repeated() {
     let base64 = "NDExMS0xMTExLXBsYWludGV4dC10aGF0LW11c3Qtbm90LWxlYWs=";
     let aside = "context-that-must-not-leak";
     let mut shown = String::new();
-    for (status, wrap) in [(400, "errors"), (403, "errors"), (500, "errors"), (503, "errors"), (400, "batch")] {
+    for (status, wrap) in
+        [(400, "errors"), (403, "errors"), (500, "errors"), (503, "errors"), (400, "batch")]
+    {
         let script = Script::start().await;
         let key = key(&script).await;
         let said = format!("what is {plain} or {base64} or {aside} for?");

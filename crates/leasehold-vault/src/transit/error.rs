@@ -117,14 +117,14 @@ const NO_KEY: &str = "no such key: create it, or correct its name";
 const NOT_OF_KEY: &str = "it is no ciphertext of this key with this context and associated data, \
                           or was changed since";
 const NO_SIGNATURE: &str = "it is no signature of this key";
-const OLD: &str =
-    "this version of the key is retired: lower min_decryption_version, or min_encryption_version, \
+const OLD: &str = "this version of the key is retired: lower min_decryption_version, or min_encryption_version, \
      of the key, or use a newer one";
 const NO_VERSION: &str = "the key has no such version: check it, and the key";
 const CONTEXT: &str = "the key is a derived one: give the context";
 const MIXED: &str = "give a context with all items or with none";
 const TYPE: &str = "a key of this type can't do that: use one of another type";
-const NO_ENGINE: &str = "no Transit engine answers there: check mount, namespace and the key's name";
+const NO_ENGINE: &str =
+    "no Transit engine answers there: check mount, namespace and the key's name";
 const LARGE: &str = "it is more than the server takes at once: give less";
 
 /// A part of what the server says, and what that means. The first that fits decides.

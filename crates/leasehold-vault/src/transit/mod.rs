@@ -136,10 +136,7 @@ impl TransitKey {
     ///
     /// # Errors
     /// See [`TransitErrorKind`].
-    pub async fn encrypt<'a>(
-        &self,
-        item: impl Into<Item<'a>>,
-    ) -> Result<Ciphertext, TransitError> {
+    pub async fn encrypt<'a>(&self, item: impl Into<Item<'a>>) -> Result<Ciphertext, TransitError> {
         self.one(Verb::Encrypt, item.into(), None, ciphertext).await
     }
 
@@ -271,8 +268,12 @@ impl TransitKey {
         pick: impl Fn(Outcome) -> Option<T>,
     ) -> Result<Vec<Result<T, TransitError>>, TransitError> {
         let checked: Vec<_> = items.iter().map(|item| self.check(verb, item)).collect();
-        let sent: Vec<_> =
-            items.iter().zip(&checked).filter(|(_, ok)| ok.is_ok()).map(|(item, _)| *item).collect();
+        let sent: Vec<_> = items
+            .iter()
+            .zip(&checked)
+            .filter(|(_, ok)| ok.is_ok())
+            .map(|(item, _)| *item)
+            .collect();
         let mut parts: Vec<_> = batch::chunks(&sent, self.session.api().max_response);
         parts.reverse();
         let mut results = Vec::with_capacity(sent.len());

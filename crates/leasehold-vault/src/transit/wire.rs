@@ -100,7 +100,7 @@ impl<'a> Items<'a> {
 }
 
 impl Endpoint for Request<'_> {
-    const METHOD: &str = "POST";
+    const METHOD: &'static str = "POST";
     fn path(&self) -> String {
         self.path.to_owned()
     }
