@@ -30,6 +30,7 @@ use crate::limit::Limiter;
 use crate::metrics::Meter;
 use crate::mint_time::{self, MintTime};
 use crate::token::Token;
+use crate::transit;
 
 /// More than a handful of hops is a loop.
 const MAX_REDIRECTS: usize = 5;
@@ -334,6 +335,10 @@ fn confided(
         && let Ok(body) = serde_json::from_slice(body)
     {
         collect_secrets(body, &mut sent);
+    }
+    if op == Op::Transit {
+        let decoded: Vec<_> = sent.iter().filter_map(|text| transit::decoded(text)).collect();
+        sent.extend(decoded);
     }
     sent
 }

@@ -25,12 +25,14 @@ struct Size {
     strings: usize,
 }
 
-fn size(item: &Item<'_>) -> Size {
+/// `plain`: it goes as base64, and comes back as a ciphertext or not at all. Else it is one.
+fn size(item: &Item<'_>, plain: bool) -> Size {
     // A ciphertext is some 40 bytes longer than its plaintext.
     let base64 = |length: usize| (length + 48).div_ceil(3) * 4;
+    let input = if plain { base64(item.input.len()) } else { item.input.len() };
     let others = [item.context, item.associated_data];
     let others = || others.iter().filter(|other| !other.is_empty());
-    let bytes = base64(item.input.len()) + others().map(|other| base64(other.len())).sum::<usize>();
+    let bytes = input + others().map(|other| base64(other.len())).sum::<usize>();
     let strings = 2 + 2 * others().count() + usize::from(item.key_version.is_some());
     Size { bytes: bytes + AROUND, strings }
 }
@@ -41,18 +43,18 @@ pub(super) fn most(max_response: usize) -> usize {
 }
 
 /// Whether it fits into a request, and its answer into `max_response`.
-pub(super) fn fits(item: &Item<'_>, max_response: usize) -> bool {
-    size(item).bytes <= most(max_response)
+pub(super) fn fits(item: &Item<'_>, plain: bool, max_response: usize) -> bool {
+    size(item, plain).bytes <= most(max_response)
 }
 
 /// The items in parts that go into one request each, in order. Either all of a part have a context
 /// or none: the engine refuses to mix them.
-pub(super) fn chunks(items: &[Item<'_>], max_response: usize) -> Vec<Range<usize>> {
+pub(super) fn chunks(items: &[Item<'_>], plain: bool, max_response: usize) -> Vec<Range<usize>> {
     let room = CHUNK_BYTES.min(max_response);
     let mut chunks = Vec::new();
     let (mut from, mut used) = (0, Size { bytes: 0, strings: 0 });
     for (at, item) in items.iter().enumerate() {
-        let Size { bytes, strings } = size(item);
+        let Size { bytes, strings } = size(item, plain);
         let full = used.bytes + bytes > room || used.strings + strings > CHUNK_STRINGS;
         let other = item.context.is_empty() != items[from].context.is_empty();
         if at > from && (full || other) {
@@ -75,7 +77,7 @@ mod tests {
     const MIB: usize = 1024 * 1024;
 
     fn lengths(items: &[Item<'_>], max_response: usize) -> Vec<usize> {
-        let chunks = chunks(items, max_response);
+        let chunks = chunks(items, true, max_response);
         let mut next = 0;
         for chunk in &chunks {
             assert_eq!(chunk.start, next, "in order, with nothing left out");
@@ -102,8 +104,10 @@ mod tests {
 
     #[test]
     fn one_item_may_be_as_long_as_request_and_answer_may_be() {
-        let fits = |bytes: usize, max| fits(&Item::new(&vec![0; bytes]), max);
-        assert!(fits(700 * 1024, MIB) && !fits(800 * 1024, MIB));
-        assert!(fits(23 * MIB, 64 * MIB) && !fits(24 * MIB, 64 * MIB));
+        let fits = |bytes: usize, plain, max| fits(&Item::new(&vec![0; bytes]), plain, max);
+        assert!(fits(700 * 1024, true, MIB) && !fits(800 * 1024, true, MIB));
+        assert!(fits(23 * MIB, true, 64 * MIB) && !fits(24 * MIB, true, 64 * MIB));
+        assert!(fits(1000 * 1024, false, MIB) && !fits(MIB, false, MIB));
+        assert!(fits(31 * MIB, false, 64 * MIB) && !fits(32 * MIB, false, 64 * MIB));
     }
 }

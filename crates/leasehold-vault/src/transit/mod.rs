@@ -50,6 +50,8 @@ use crate::classify::{Op, brief, error_text, malformed, without};
 use crate::session::Session;
 
 pub use error::{TransitError, TransitErrorKind};
+pub(crate) use wire::decoded;
+
 pub use item::{Ciphertext, Hmac, Item, Plaintext, Signature};
 
 use wire::{Items, Outcome, Proof, Request, Signing, Verb};
@@ -274,7 +276,8 @@ impl TransitKey {
             .filter(|(_, ok)| ok.is_ok())
             .map(|(item, _)| *item)
             .collect();
-        let mut parts: Vec<_> = batch::chunks(&sent, self.session.api().max_response);
+        let mut parts: Vec<_> =
+            batch::chunks(&sent, verb.is_of_plaintext(), self.session.api().max_response);
         parts.reverse();
         let mut results = Vec::with_capacity(sent.len());
         while let Some(part) = parts.pop() {
@@ -347,8 +350,9 @@ impl TransitKey {
             let why = format!("the engine takes no {what} for that: leave it out");
             return no(TransitErrorKind::Refused, &why);
         }
-        let text = matches!(verb, Verb::Decrypt | Verb::Rewrap);
-        if text && (item.input.is_empty() || std::str::from_utf8(item.input).is_err()) {
+        if !verb.is_of_plaintext()
+            && (item.input.is_empty() || std::str::from_utf8(item.input).is_err())
+        {
             let why = "it is no ciphertext: give the text that the server made";
             return no(TransitErrorKind::BadCiphertext, why);
         }
@@ -356,10 +360,10 @@ impl TransitKey {
             Verb::Encrypt | Verb::Decrypt | Verb::Rewrap => self.session.api().max_response,
             Verb::Hmac | Verb::Sign | Verb::Verify => usize::MAX,
         };
-        if !batch::fits(item, most) {
+        if !batch::fits(item, verb.is_of_plaintext(), most) {
             let why = format!(
-                "{} bytes are more than fit into a request and an answer of {} bytes: encrypt \
-                 less at once, or raise `max_response` (the server takes 32 MiB)",
+                "{} bytes are more than fit into a request and an answer of {} bytes: give less \
+                 at once, or raise `max_response` (the server takes 32 MiB)",
                 item.input.len(),
                 batch::most(most),
             );

@@ -44,6 +44,11 @@ impl Verb {
         }
     }
 
+    /// The input is anything, and no text that the server made.
+    pub(super) const fn is_of_plaintext(self) -> bool {
+        self.input().1
+    }
+
     /// What of an item the engine would pass over without a word.
     pub(super) fn ignored(self, item: &Item<'_>) -> Option<&'static str> {
         let context = !matches!(self, Self::Hmac);
@@ -193,6 +198,21 @@ pub(super) fn base64_of(bytes: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(String::from_utf8(std::mem::take(&mut text)).expect("base64 is ASCII"))
 }
 
+fn bytes_of(base64: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; base64.len().div_ceil(4) * 3]);
+    let length = STANDARD.decode_slice(base64, &mut bytes).ok()?;
+    bytes.truncate(length);
+    Some(bytes)
+}
+
+/// The text that is in `base64`, if there is one.
+pub(crate) fn decoded(base64: &str) -> Option<Zeroizing<String>> {
+    let mut bytes = bytes_of(base64)?;
+    // Moved; what is no text is wiped here as well.
+    let text = String::from_utf8(std::mem::take(&mut bytes));
+    text.map(Zeroizing::new).map_err(|e| drop(Zeroizing::new(e.into_bytes()))).ok()
+}
+
 /// What the engine makes of one item, or of each of a batch.
 #[derive(serde::Deserialize)]
 #[serde(default)]
@@ -225,11 +245,8 @@ impl<'de> Deserialize<'de> for Plaintext {
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Plaintext, E> {
-                let mut bytes = Zeroizing::new(vec![0; text.len().div_ceil(4) * 3]);
-                let length = STANDARD.decode_slice(text, &mut bytes);
                 // Without the text.
-                bytes.truncate(length.map_err(|_| E::custom("no base64"))?);
-                Ok(Plaintext(bytes))
+                bytes_of(text).map(Plaintext).ok_or_else(|| E::custom("no base64"))
             }
         }
         from.deserialize_str(Decoded)
