@@ -225,7 +225,7 @@ pub(super) struct Outcome {
     pub(super) valid: Option<bool>,
     pub(super) error: Option<String>,
     /// Also where the status is none of a success, as soon as one item is bad.
-    pub(super) batch_results: Option<Vec<Outcome>>,
+    pub(super) batch_results: Option<Vec<Self>>,
 }
 
 /// The answer.
