@@ -157,6 +157,7 @@ const TEXTS: &[(&str, TransitErrorKind, &str)] = &[
     ("invalid HMAC", BadCiphertext, NO_SIGNATURE),
     ("unable to decode verification HMAC", BadCiphertext, NO_SIGNATURE),
     ("request body too large", TooLarge, LARGE),
+    ("due to high complexity", TooLarge, LARGE),
     ("exceeds allowed", TooLarge, LARGE),
     ("too many", TooLarge, LARGE),
 ];
