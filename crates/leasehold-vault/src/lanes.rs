@@ -92,6 +92,8 @@ mod tests {
         for op in [Op::Login, Op::TokenRenew, Op::TokenRevoke, Op::Health] {
             lanes.enter(op).await;
         }
+        let _transit = (lanes.enter(Op::Transit).await, lanes.enter(Op::Transit).await);
+        assert!(timeout(NOW, lanes.enter(Op::Transit)).await.is_err(), "two at a time");
         renewals.0.until_answered(ready(())).await;
         lanes.enter(Op::Revoke).await;
     }

@@ -48,7 +48,7 @@ impl TransitErrorKind {
 
     /// May be the fault of a single item, though the server said it of the whole batch.
     pub(super) const fn of_an_item(self) -> bool {
-        matches!(self, Self::BadCiphertext | Self::KeyVersion | Self::Refused | Self::TooLarge)
+        matches!(self, Self::BadCiphertext | Self::KeyVersion | Self::TooLarge)
     }
 }
 
