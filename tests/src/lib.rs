@@ -13,6 +13,11 @@ pub struct Readme;
 #[cfg(doctest)]
 pub struct Sources;
 
+/// And that on Transit.
+#[doc = include_str!("../../docs/transit.md")]
+#[cfg(doctest)]
+pub struct Transit;
+
 /// And that on what can be seen.
 #[doc = include_str!("../../docs/observability.md")]
 #[cfg(doctest)]

@@ -20,6 +20,8 @@ pub const STATIC_ROLE: &str = include_str!("../../deploy/vault/static-role.hcl")
 pub const KV1: &str = include_str!("../../deploy/vault/kv1.hcl");
 /// The policy of a service whose login is kept in KV version 2.
 pub const KV2: &str = include_str!("../../deploy/vault/kv2.hcl");
+/// The policy of a service that works with keys of a Transit engine.
+pub const TRANSIT: &str = include_str!("../../deploy/vault/transit.hcl");
 
 const POSTGRES: &str = include_str!("../../deploy/vault/postgres.sql");
 const GUIDE: &str = include_str!("../../docs/vault-setup.md");

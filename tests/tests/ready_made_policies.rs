@@ -9,6 +9,7 @@ use leasehold::{CredentialSource, ErrorKind, Event, Rotator};
 use leasehold_testkit::eventually;
 use leasehold_tests::ready_made::*;
 use leasehold_tests::*;
+use leasehold_vault::transit::TransitErrorKind;
 use leasehold_vault::{Auth, DynamicRole, Missing, Session, VaultConfig};
 use serde_json::{Value, json};
 
@@ -303,6 +304,55 @@ async fn the_other_policies_let_in_what_they_name_and_nothing_else() {
         }
         missing_of_the_others(world, policy, all).await;
     }
+}
+
+#[tokio::test]
+async fn each_rule_for_transit_lets_in_one_thing_and_no_other() {
+    let world = ready_made().await;
+    world.vault("POST", "sys/mounts/transit", json!({ "type": "transit" })).await;
+    world.vault("POST", "transit/keys/orders", json!({})).await;
+    world.vault("POST", "transit/keys/invoices", json!({ "type": "ed25519" })).await;
+    let whole = world.session(&world.with_policy(TRANSIT, "1h").await).await;
+    let keys = |session: &Session| {
+        let transit = session.transit("transit");
+        (transit.key("orders"), transit.key("invoices"))
+    };
+    let (orders, invoices) = keys(&whole);
+    let stored = orders.encrypt("plain").await.unwrap();
+    let hmac = orders.hmac("text").await.unwrap();
+    let signature = invoices.sign("text").await.unwrap();
+    // Each of them done, by the path that it takes.
+    let refused = async |policy: &str| -> Vec<&str> {
+        let session = world.session(&world.with_policy(policy, "1h").await).await;
+        let (orders, invoices) = keys(&session);
+        let done = [
+            ("transit/encrypt/orders", orders.encrypt("plain").await.err()),
+            ("transit/decrypt/orders", orders.decrypt(&stored).await.err()),
+            ("transit/rewrap/orders", orders.rewrap(&stored).await.err()),
+            ("transit/hmac/orders", orders.hmac("text").await.err()),
+            ("transit/verify/orders", orders.verify_hmac("text", &hmac).await.err()),
+            ("transit/sign/invoices", invoices.sign("text").await.err()),
+            ("transit/verify/invoices", invoices.verify("text", &signature).await.err()),
+        ];
+        session.close().await;
+        let mut refused = Vec::new();
+        for (path, e) in done {
+            let Some(e) = e else { continue };
+            assert_eq!(e.kind(), TransitErrorKind::Denied, "{e}");
+            assert!(e.to_string().contains(&format!("grant `update` on {path}")), "{e}");
+            refused.push(path);
+        }
+        refused
+    };
+    assert_eq!(refused(TRANSIT).await, [""; 0]);
+    let rules = paths(TRANSIT);
+    assert_eq!(refused("# nothing").await, rules);
+    for rule in rules {
+        assert_eq!(refused(&without(TRANSIT, rule)).await, [rule]);
+    }
+    let unknown = whole.transit("transit").key("order").encrypt("plain").await.unwrap_err();
+    assert_eq!(unknown.kind(), TransitErrorKind::Denied, "no key is made by a slip: {unknown}");
+    whole.close().await;
 }
 
 #[tokio::test]

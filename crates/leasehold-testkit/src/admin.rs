@@ -52,7 +52,10 @@ impl Stack {
         if self.start_vault_sealed().await? {
             match self.inner.storage {
                 Storage::Raft => self.unseal_vault().await?,
-                Storage::Dev => wait_active(&self.inner.ends.vault).await?,
+                Storage::Dev => {
+                    wait_active(&self.inner.ends.vault).await?;
+                    self.have_it_audit().await?;
+                }
             }
         }
         Ok(())

@@ -167,7 +167,7 @@ impl StackBuilder {
     }
 
     /// Keeps each request and answer of the Vault server, with all secrets in clear, for
-    /// [`Stack::secrets_issued`]. OpenBao only.
+    /// [`Stack::secrets_issued`].
     pub fn audit_raw(mut self) -> Self {
         self.audit_raw = true;
         self
@@ -242,7 +242,10 @@ impl StackBuilder {
             unseal_key = Some(key);
         }
         wait_active(&ends.vault).await?;
-        Ok(Stack { inner: Arc::new(Inner { ends, servers, storage, audits, unseal_key }) })
+        let inner = Inner { ends, servers, storage, audits, unseal_key };
+        let stack = Stack { inner: Arc::new(inner) };
+        stack.have_it_audit().await?;
+        Ok(stack)
     }
 }
 

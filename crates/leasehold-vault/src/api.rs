@@ -7,6 +7,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use leasehold::clock::Clock;
 use leasehold::{ErrorKind, SourceError};
 use reqwest::Method;
@@ -29,6 +30,7 @@ use crate::limit::Limiter;
 use crate::metrics::Meter;
 use crate::mint_time::{self, MintTime};
 use crate::token::Token;
+use crate::transit;
 
 /// More than a handful of hops is a loop.
 const MAX_REDIRECTS: usize = 5;
@@ -51,7 +53,7 @@ pub(crate) struct Api {
     limiter: Option<Limiter>,
     lanes: Lanes,
     clock: Clock,
-    max_response: usize,
+    pub(crate) max_response: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) mint_timeout: Duration,
 }
@@ -156,7 +158,7 @@ impl Api {
         read(Op::Issue, path, &answer.await?)
     }
 
-    /// Makes one call; anything but a 2xx is an error.
+    /// Makes one call; an answer that is none to what was asked is an error.
     pub(crate) async fn call(
         &self,
         op: Op,
@@ -191,7 +193,12 @@ impl Api {
         let call = Call::begin(op, path, &self.clock, &self.meter);
         let answer = self.answer_to(&call, op, path, request, token);
         let answer = pass.until_answered(answer.instrument(call.span.clone())).await;
-        call.ended(answer.as_ref().err().map(Failure::error));
+        call.ended(match &answer {
+            Ok(reply) if reply.status >= 500 => Some(ErrorKind::ServerFault),
+            Ok(reply) if reply.status >= 300 => Some(ErrorKind::Other),
+            Ok(_) => None,
+            Err(failure) => Some(failure.error().kind()),
+        });
         answer
     }
 
@@ -203,11 +210,13 @@ impl Api {
         request: reqwest::Request,
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
-        let sent = confided(op, &request, token);
+        // For what is said of a failure: the body is not copied for it.
+        let asked = request.try_clone();
         let reply = self.send(call, op, path, request).await?;
-        if (200..300).contains(&reply.status) {
+        if op.is_answered_by(reply.status) {
             return Ok(reply);
         }
+        let sent = confided(op, asked.as_ref(), token);
         let answer = Answer {
             status: reply.status,
             body: &reply.body,
@@ -232,7 +241,7 @@ impl Api {
         let call = Call::begin(Op::Health, path, &self.clock, &self.meter);
         let reply = self.send(&call, Op::Health, path, request);
         let reply = reply.instrument(call.span.clone()).await;
-        call.ended(reply.as_ref().err());
+        call.ended(reply.as_ref().err().map(SourceError::kind));
         reply
     }
 
@@ -255,8 +264,9 @@ impl Api {
         url.set_path(&format!("{}/v1{}", self.prefix, url.path()));
         let method = Method::from_bytes(E::METHOD.as_bytes()).map_err(|_| bad())?;
         let mut request = reqwest::Request::new(method, url);
-        let mut body = endpoint.body().ok_or_else(bad)?;
-        *request.body_mut() = Some(std::mem::take(&mut *body).into());
+        let body = endpoint.body().ok_or_else(bad)?;
+        // Wiped when the client lets go of it.
+        *request.body_mut() = Some(Bytes::from_owner(body).into());
         // Some servers ask for it, against requests that a browser was tricked into.
         request.headers_mut().insert("x-vault-request", HeaderValue::from_static("true"));
         if let Some(namespace) = namespace {
@@ -313,13 +323,22 @@ fn read<R: DeserializeOwned>(op: Op, path: &str, reply: &Reply) -> Result<R, Fai
 
 /// The secrets in a request, for which the server's error text is searched: no server is known to
 /// say them back, yet some plugin may, and that text goes into logs.
-fn confided(op: Op, request: &reqwest::Request, token: Option<&Token>) -> Vec<Zeroizing<String>> {
+fn confided(
+    op: Op,
+    request: Option<&reqwest::Request>,
+    token: Option<&Token>,
+) -> Vec<Zeroizing<String>> {
     let mut sent: Vec<_> = token.map(Token::text).into_iter().collect();
-    if matches!(op, Op::Login | Op::WrapLookup | Op::Write)
-        && let Some(body) = request.body().and_then(reqwest::Body::as_bytes)
+    if matches!(op, Op::Login | Op::WrapLookup | Op::Write | Op::Transit)
+        && let Some(body) = request.and_then(reqwest::Request::body)
+        && let Some(body) = body.as_bytes()
         && let Ok(body) = serde_json::from_slice(body)
     {
         collect_secrets(body, &mut sent);
+    }
+    if op == Op::Transit {
+        let decoded: Vec<_> = sent.iter().filter_map(|text| transit::decoded(text)).collect();
+        sent.extend(decoded);
     }
     sent
 }

@@ -1,6 +1,6 @@
 //! One request as a span, and as a number.
 
-use leasehold::SourceError;
+use leasehold::ErrorKind;
 use leasehold::clock::{Clock, Time};
 use tracing::field::Empty;
 use tracing::{Span, debug_span};
@@ -39,9 +39,9 @@ impl<'a> Call<'a> {
         self.span.record("status", status);
     }
 
-    pub(crate) fn ended(mut self, error: Option<&SourceError>) {
+    pub(crate) fn ended(mut self, error: Option<ErrorKind>) {
         self.ended = true;
-        let outcome = error.map_or("ok", |e| e.kind().as_str());
+        let outcome = error.map_or("ok", ErrorKind::as_str);
         self.span.record("outcome", outcome);
         self.meter.request(self.op, outcome, self.clock.now() - self.begun);
     }

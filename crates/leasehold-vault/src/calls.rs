@@ -22,6 +22,8 @@ pub struct CallCounts {
     pub revoke: u64,
     /// Questions what the policy gives: one for each source.
     pub privileges: u64,
+    /// Requests to Transit engines.
+    pub transit: u64,
     /// Everything else: lookups, revocations of tokens, health, secrets written.
     pub other: u64,
 }
@@ -35,6 +37,7 @@ pub(crate) struct Calls {
     renew: AtomicU64,
     revoke: AtomicU64,
     privileges: AtomicU64,
+    transit: AtomicU64,
     other: AtomicU64,
 }
 
@@ -50,6 +53,7 @@ impl Calls {
             Op::TokenLookup | Op::TokenRevoke | Op::Health => &self.other,
             Op::Write | Op::WrapLookup | Op::Unwrap => &self.other,
             Op::Privileges => &self.privileges,
+            Op::Transit => &self.transit,
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }
@@ -64,6 +68,7 @@ impl Calls {
             renew: read(&self.renew),
             revoke: read(&self.revoke),
             privileges: read(&self.privileges),
+            transit: read(&self.transit),
             other: read(&self.other),
         }
     }

@@ -28,6 +28,8 @@ pub(crate) enum Op {
     WrapLookup,
     Unwrap,
     Privileges,
+    /// Work for a key of a Transit engine.
+    Transit,
 }
 
 impl Op {
@@ -46,6 +48,7 @@ impl Op {
         Self::WrapLookup,
         Self::Unwrap,
         Self::Privileges,
+        Self::Transit,
     ];
 
     /// The name used in spans and metrics.
@@ -64,6 +67,7 @@ impl Op {
             Self::WrapLookup => "wrap_lookup",
             Self::Unwrap => "unwrap",
             Self::Privileges => "privileges",
+            Self::Transit => "transit",
         }
     }
 
@@ -82,6 +86,7 @@ impl Op {
             Self::WrapLookup => "looking at the wrapping token by",
             Self::Unwrap => "unwrapping by",
             Self::Privileges => "asking for rights at",
+            Self::Transit => "asking",
         }
     }
 
@@ -91,13 +96,21 @@ impl Op {
             Self::Issue | Self::Read => return format!("`read` on {path}"),
             Self::Write => return format!("`create` and `update` on {path}"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
-            Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap | Self::Privileges => path,
+            Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap => path,
+            Self::Privileges | Self::Transit => path,
             Self::TokenRenew => "auth/token/renew-self",
             Self::TokenRevoke => "auth/token/revoke-self",
             Self::Renew => "sys/leases/renew",
             Self::Revoke => "sys/leases/revoke",
         };
         format!("`update` on {path}")
+    }
+
+    /// Whether an answer of this status is one to what was asked. A Transit engine's refusals may
+    /// hold results, and are told apart by whoever asked it.
+    pub(crate) fn is_answered_by(self, status: u16) -> bool {
+        let refused = matches!(status, 400 | 404 | 405 | 413 | 500);
+        (200..300).contains(&status) || (self == Self::Transit && refused)
     }
 }
 
@@ -260,6 +273,8 @@ const TABLE: &[Rule] = &[
     // Whatever was asked.
     rule(ANY, (404, 404), Part("namespace not found"), Kind(NotFound), "no such namespace: check VAULT_NAMESPACE"),
     rule(ANY, (404, 404), Anything, Kind(NotFound), "nothing is there: check the mount, the role and the namespace"),
+    // HashiCorp Vault Enterprise. Heals as leases end, though not soon.
+    rule(ANY, (429, 429), Part("lease count quota"), Kind(Throttled), "there are as many leases as a lease count quota allows: revoke some, shorten their TTLs, or raise it"),
     rule(ANY, (429, 429), Anything, Kind(Throttled), "a rate limit quota is used up"),
     rule(ANY, (503, 503), Part("sealed"), Kind(Sealed), "the server is sealed or not initialised: unseal it"),
     rule(ANY, (503, 503), Part("locked by an administrator"), Kind(Sealed), "the namespace is locked: an administrator has to unlock it"),
@@ -398,7 +413,7 @@ fn root_cause(e: &reqwest::Error) -> String {
 
 /// The `errors` of a body, as one line. Bodies of any other form are somebody else's (a proxy's
 /// page, say) and are not repeated.
-fn error_text(body: &[u8]) -> String {
+pub(crate) fn error_text(body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Errors {
         errors: Vec<String>,
@@ -411,7 +426,7 @@ fn error_text(body: &[u8]) -> String {
 
 /// The text with `secrets` blotted out. Short ones are left: they would be met by chance, and
 /// nobody can log in with them.
-fn without(mut text: String, secrets: &[Zeroizing<String>]) -> String {
+pub(crate) fn without(mut text: String, secrets: &[Zeroizing<String>]) -> String {
     const SHORTEST: usize = 6;
     for secret in secrets.iter().filter(|secret| secret.len() >= SHORTEST) {
         text = text.replace(secret.as_str(), "[redacted]");
@@ -420,7 +435,7 @@ fn without(mut text: String, secrets: &[Zeroizing<String>]) -> String {
 }
 
 /// Fit for a log line: no line breaks, not too long.
-fn brief(text: &str) -> String {
+pub(crate) fn brief(text: &str) -> String {
     const MOST: usize = 300;
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(MOST) {

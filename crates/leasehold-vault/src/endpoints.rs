@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use leasehold::{ErrorKind, LoginForm, SourceError};
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
 /// A request: what is asked, of which path, with the fields as its body.
@@ -350,12 +351,21 @@ pub(crate) struct StaticReply {
 #[derive(Deserialize)]
 pub(crate) struct StaticData {
     pub(crate) username: String,
-    pub(crate) password: Zeroizing<String>,
+    /// Not there if the role issues another kind of credential.
+    #[serde(default)]
+    pub(crate) password: Option<Zeroizing<String>>,
+    /// Not there if nothing was rotated yet, which HashiCorp Vault can be told to leave undone.
     #[serde(default)]
     pub(crate) last_vault_rotation: Option<String>,
-    /// Whole seconds to the next planned rotation. Stays 0 until it is done.
-    #[serde(default)]
-    pub(crate) ttl: u64,
+    /// Seconds to the next planned rotation, by period or by schedule. Stays 0 until it is done.
+    #[serde(default, deserialize_with = "seconds")]
+    pub(crate) ttl: Duration,
+}
+
+/// The server has a float there, which so far was a whole number.
+fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    let told = f64::deserialize(from)?;
+    Duration::try_from_secs_f64(told.max(0.0)).map_err(D::Error::custom)
 }
 
 /// The answer of a KV engine of version 1.

@@ -147,7 +147,8 @@ pub fn understand(question: u8, body: &[u8]) -> Option<Understood> {
         }
         3 => {
             let StaticReply { data } = read(body)?;
-            all.credential(&Credential::wiping(&data.username, data.password));
+            let password = data.password.unwrap_or_default();
+            all.credential(&Credential::wiping(&data.username, password));
             all.show(data.ttl);
         }
         4 => {

@@ -19,11 +19,12 @@ pub(crate) const USUAL: usize = 16;
 /// request ends: at 120 s to 12 times the limit.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
 
-/// Two lanes, so that what keeps logins alive, and what ends them, never waits behind requests for
-/// new ones. What concerns the session's own token is one request at a time and passes by.
+/// Lanes, so that what keeps logins alive, and what ends them, never waits behind requests for new
+/// ones, and neither behind what the application asks a Transit engine. What concerns the session's own token is one request at a time and passes by.
 pub(crate) struct Lanes {
     making: Semaphore,
     keeping: Semaphore,
+    serving: Semaphore,
 }
 
 /// The right to send one request.
@@ -34,13 +35,14 @@ pub(crate) struct Pass<'a> {
 impl Lanes {
     pub(crate) fn new(most: usize) -> Self {
         let lane = || Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS));
-        Self { making: lane(), keeping: lane() }
+        Self { making: lane(), keeping: lane(), serving: lane() }
     }
 
     fn of(&self, op: Op) -> Option<&Semaphore> {
         match op {
             Op::Issue | Op::Read | Op::Write | Op::Privileges => Some(&self.making),
             Op::Renew | Op::Revoke => Some(&self.keeping),
+            Op::Transit => Some(&self.serving),
             Op::Login | Op::TokenLookup | Op::TokenRenew | Op::TokenRevoke => None,
             Op::Health | Op::WrapLookup | Op::Unwrap => None,
         }
@@ -90,6 +92,8 @@ mod tests {
         for op in [Op::Login, Op::TokenRenew, Op::TokenRevoke, Op::Health] {
             lanes.enter(op).await;
         }
+        let _transit = (lanes.enter(Op::Transit).await, lanes.enter(Op::Transit).await);
+        assert!(timeout(NOW, lanes.enter(Op::Transit)).await.is_err(), "two at a time");
         renewals.0.until_answered(ready(())).await;
         lanes.enter(Op::Revoke).await;
     }

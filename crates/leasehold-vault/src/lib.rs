@@ -115,6 +115,7 @@ mod session;
 mod static_role;
 mod token;
 mod tracked;
+pub mod transit;
 
 pub use auth::{Auth, SecretId};
 pub use calls::CallCounts;

@@ -58,10 +58,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(asked_at: Time, data: StaticData) -> Self {
-        let StaticData { username, password, last_vault_rotation, ttl } = data;
-        let ttl = Duration::from_secs(ttl);
-        Self { username, password, rotated: last_vault_rotation, ttl, asked_at }
+    /// `None` without a password.
+    fn new(asked_at: Time, data: StaticData) -> Option<Self> {
+        let StaticData { username, password, last_vault_rotation: rotated, ttl } = data;
+        Some(Self { username, password: password?, rotated, ttl, asked_at })
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -125,7 +125,13 @@ impl StaticRole {
             api.json(Op::Read, &self.path, request, Some(&token), api.request_timeout).await
         };
         let StaticReply { data } = session.manage_with(call).await?;
-        Ok(Seen::new(asked_at, data))
+        Seen::new(asked_at, data).ok_or_else(|| {
+            let message = format!(
+                "{} issues no password: use a role whose credential_type is \"password\"",
+                self.path
+            );
+            SourceError::malformed(message)
+        })
     }
 
     fn next_look(&self, seen: &Seen, looks: u32) -> Time {

@@ -315,6 +315,54 @@ async fn sources_that_only_read_may_be_dropped_at_any_point() {
     until(|| tasks() <= base).await;
 }
 
+#[tokio::test]
+async fn what_is_asked_of_transit_may_be_dropped_at_any_point() {
+    let stack = own_stack().await;
+    let tokens = AppRoleSpec::new().token_ttl(Duration::from_secs(3600));
+    let policy = "path \"transit/*\" { capabilities = [\"update\"] }";
+    let spec = DatabaseSpec::new("cut").app_role(tokens.extra_policy(policy));
+    let db = stack.database(spec).await.expect("database");
+    let base = tasks();
+    let write = async |path, body| {
+        let (status, reply) = stack.vault_request("POST", path, Some(body)).await.expect("it");
+        assert!(status < 300, "{path}: {status} {reply}");
+    };
+    write("sys/mounts/transit", json!({ "type": "transit" })).await;
+    write("transit/keys/orders", json!({})).await;
+    write("transit/keys/signs", json!({ "type": "ed25519" })).await;
+    let session = Session::login(patient(&db), approle(&db).await).await.expect("login");
+    let (key, signs) =
+        (session.transit("transit").key("orders"), session.transit("transit").key("signs"));
+    let stored = key.encrypt("plain").await.expect("encrypt");
+    let (hmac, signature) =
+        (key.hmac("m").await.expect("hmac"), signs.sign("m").await.expect("sign"));
+    macro_rules! each {
+        ($($name:literal: $call:expr;)*) => {$(
+            let ask = async || $call;
+            in_all_states($name, &db, ask, async |what, _| {
+                ask().await.expect(what);
+            })
+            .await;
+        )*};
+    }
+    each! {
+        "encrypt": key.encrypt("plain").await;
+        "encrypt_batch": key.encrypt_batch(["a", "b"]).await;
+        "decrypt": key.decrypt(&stored).await;
+        "decrypt_batch": key.decrypt_batch([&stored, &stored]).await;
+        "rewrap": key.rewrap(&stored).await;
+        "rewrap_batch": key.rewrap_batch([&stored, &stored]).await;
+        "hmac": key.hmac("m").await;
+        "verify_hmac": key.verify_hmac("m", &hmac).await;
+        "sign": signs.sign("m").await;
+        "verify": signs.verify("m", &signature).await;
+    }
+    session.close().await;
+    are_there(&db, "closed", 0, 0).await;
+    drop((key, signs, session));
+    until(|| tasks() <= base).await;
+}
+
 /// Each public async function, and where it is dropped.
 const COVERED: &[(&str, &str)] = &[
     ("dynamic.rs", "privileges"),
@@ -334,6 +382,16 @@ const COVERED: &[(&str, &str)] = &[
     ("session.rs", "health"),
     ("session.rs", "login"),
     ("static_role.rs", "privileges"),
+    ("transit/mod.rs", "decrypt"),
+    ("transit/mod.rs", "decrypt_batch"),
+    ("transit/mod.rs", "encrypt"),
+    ("transit/mod.rs", "encrypt_batch"),
+    ("transit/mod.rs", "hmac"),
+    ("transit/mod.rs", "rewrap"),
+    ("transit/mod.rs", "rewrap_batch"),
+    ("transit/mod.rs", "sign"),
+    ("transit/mod.rs", "verify"),
+    ("transit/mod.rs", "verify_hmac"),
 ];
 
 /// What the command line asks: each answers after it was dropped as it did before.

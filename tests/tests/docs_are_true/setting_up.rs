@@ -1,4 +1,5 @@
-//! Blocks of the README, `docs/vault-setup.md` and `docs/sources.md`, on real servers.
+//! Blocks of the README, `docs/vault-setup.md`, `docs/sources.md` and `docs/transit.md`, on real
+//! servers.
 
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use leasehold::{CredentialSource, Rotator};
 use leasehold_testkit::{Stack, eventually};
 use leasehold_tests::LONG;
 use leasehold_tests::ready_made::{Operator, ReadyMade, ready_made};
+use leasehold_vault::transit::TransitErrorKind;
 use serde_json::{Value, json};
 
 use crate::pages::{Block, page};
@@ -77,6 +79,31 @@ async fn static_roles_and_kv_are_set_up_as_the_page_says() {
         assert_eq!(user.credential.username(), expected);
         session.close().await;
     }
+}
+
+#[tokio::test]
+async fn transit_is_set_up_as_the_page_says() {
+    let [set_up, rotate, retire] =
+        page("docs/transit.md").run("transit_is_set_up_as_the_page_says");
+    let world = ReadyMade::set_up().await;
+    world.sh(&set_up.text).await;
+    let read = world.vault("GET", "sys/policies/acl/orders-transit", Value::Null).await;
+    let who = world.with_policy(read["data"]["policy"].as_str().unwrap(), "1h").await;
+    let session = world.session(&who).await;
+    let (orders, invoices) =
+        (session.transit("transit").key("orders"), session.transit("transit").key("invoices"));
+    let old = orders.encrypt("plain").await.unwrap();
+    let signature = invoices.sign("invoice 1").await.unwrap();
+    assert!(invoices.verify("invoice 1", &signature).await.unwrap());
+    world.sh(&rotate.text).await;
+    let new = orders.rewrap(&old).await.unwrap();
+    assert_eq!((old.key_version(), new.key_version()), (Some(1), Some(2)));
+    assert_eq!(orders.decrypt(&old).await.unwrap().expose(), b"plain");
+    world.sh(&retire.text).await;
+    let e = orders.decrypt(&old).await.unwrap_err();
+    assert_eq!(e.kind(), TransitErrorKind::KeyVersion, "{e}");
+    assert_eq!(orders.decrypt(&new).await.unwrap().expose(), b"plain");
+    session.close().await;
 }
 
 /// The template of the page, by a real agent: what it writes is a login that works.

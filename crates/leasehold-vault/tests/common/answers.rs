@@ -197,6 +197,8 @@ const SEALED: &str = r#"{"errors":["Vault is sealed"]}"#;
 const LOCKED: &str = r#"{"errors":["API access to this namespace has been locked by an administrator - \"team2/\" must be unlocked to gain access."]}"#;
 const QUOTA: &str =
     r#"{"errors":["request path \"database/creds/app\": rate limit quota exceeded"]}"#;
+const LEASES: &str = r#"{"errors":["1 error occurred:\n\t* lease count quota exceeded\n\n"]}"#;
+const OVERLOADED: &str = r#"{"errors":["failed to create token: failed to persist accessor index entry: overloaded, try again later: internal error"]}"#;
 const NO_LEADER: &str = r#"{"errors":["local node not active but active cluster node not found"]}"#;
 const INTERNAL: &str = r#"{"errors":["1 error occurred:\n\t* internal error\n\n"]}"#;
 const NO_NAMESPACE: &str = r#"{"errors":["namespace not found"]}"#;
@@ -224,6 +226,8 @@ macro_rules! answers {
             login_denied: Login, Status(403, POLICY) => Kind(Denied), LoginSlowly;
             login_in_no_namespace: Login, Status(404, NO_NAMESPACE) => Kind(NotFound), LoginSlowly;
             login_too_large: Login, Status(413, r#"{"errors":["http: request body too large"]}"#) => Kind(Other), LoginSlowly;
+            login_beyond_a_lease_count_quota: Login, Status(429, LEASES) => Kind(Throttled), LoginSoon;
+            login_at_an_overloaded_server: Login, Status(503, OVERLOADED) => Kind(ServerFault), LoginSoon;
             login_throttled: Login, Header(429, QUOTA, ("retry-after", "9")) => Kind(Throttled), LoginSoon;
             login_moved_for_good: Login, Header(301, "", ELSEWHERE) => Kind(Other), LoginSlowly;
             login_at_a_standby: Login, Header(307, "", ELSEWHERE) => Kind(ServerFault), LoginSoon;
@@ -287,11 +291,13 @@ macro_rules! answers {
             issue_at_a_replica_that_is_behind: Issue, Status(412, r#"{"errors":["required index state not present"]}"#) => Kind(ServerFault), IssueSoon;
             issue_throttled: Issue, Status(429, QUOTA) => Kind(Throttled), IssueSoon;
             issue_throttled_with_a_time: Issue, Header(429, QUOTA, ("retry-after", "9")) => Kind(Throttled), IssueSoon;
+            issue_beyond_a_lease_count_quota: Issue, Status(429, LEASES) => Kind(Throttled), IssueSoon;
             issue_at_a_dr_replica: Issue, Status(472, "") => Kind(ServerFault), IssueSoon;
             issue_at_a_performance_standby: Issue, Status(473, "") => Kind(ServerFault), IssueSoon;
             issue_behind_a_bad_gateway: Issue, Status(502, "<html>bad gateway</html>") => Kind(ServerFault), IssueSoon;
             issue_sealed: Issue, Status(503, SEALED) => Kind(Sealed), IssueSoon;
             issue_in_a_locked_namespace: Issue, Status(503, LOCKED) => Kind(Sealed), IssueSoon;
+            issue_at_an_overloaded_server: Issue, Header(503, OVERLOADED, ("retry-after", "9")) => Kind(ServerFault), IssueSoon;
             issue_without_a_backend: Issue, Status(503, "<html>no backend</html>") => Kind(ServerFault), IssueSoon;
             issue_behind_a_slow_gateway: Issue, Status(504, "") => Kind(ServerFault), IssueSoon;
             issue_unheard_of: Issue, Status(418, "") => Kind(Other), IssueSlowly;
