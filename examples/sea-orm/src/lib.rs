@@ -7,7 +7,7 @@ pub mod account;
 use leasehold::CredentialProvider;
 use leasehold_sqlx::{Error, Installer};
 use sea_orm::{
-    ActiveModelTrait, ActiveValue, DatabaseConnection, DbErr, EntityTrait, QuerySelect,
+    ActiveModelTrait, ActiveValue, DatabaseConnection, DbErr, EntityTrait, QuerySelect, RuntimeErr,
     SqlxPostgresConnector, TransactionTrait,
 };
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -44,4 +44,15 @@ pub async fn deposit(
     let account = account.update(&transaction).await?;
     transaction.commit().await?;
     Ok(Some(account))
+}
+
+/// Tells the rotator of an error that may come from a login that somebody revoked, so that the next
+/// one is there sooner. What means nothing is ignored: it takes any error.
+pub fn report(provider: &CredentialProvider, error: &DbErr) {
+    if let DbErr::Conn(RuntimeErr::SqlxError(error))
+    | DbErr::Exec(RuntimeErr::SqlxError(error))
+    | DbErr::Query(RuntimeErr::SqlxError(error)) = error
+    {
+        leasehold_sqlx::report(provider, error);
+    }
 }

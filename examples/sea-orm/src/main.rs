@@ -55,12 +55,16 @@ async fn serve(
 ) -> Result<(), Box<dyn Error>> {
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
-        match sea_orm_app::deposit(db, ACCOUNT, 1).await? {
-            Some(account) => {
+        match sea_orm_app::deposit(db, ACCOUNT, 1).await {
+            Ok(Some(account)) => {
                 let login = provider.current().credential().username().to_owned();
                 println!("account {ACCOUNT} has {} cents; the login is {login}", account.balance);
             }
-            None => println!("there is no account {ACCOUNT}"),
+            Ok(None) => println!("there is no account {ACCOUNT}"),
+            Err(error) => {
+                println!("{error}");
+                sea_orm_app::report(provider, &error);
+            }
         }
         tokio::select! {
             stopped = &mut stop => return Ok(stopped?),

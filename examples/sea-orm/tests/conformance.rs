@@ -55,7 +55,7 @@ impl Subject for SeaOrm {
                 Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
             }
             Builder::SeaOrm => {
-                // The lifetimes are taken off these, and SeaORM has none of its own here.
+                // Ours are those that these have: sqlx's own defaults.
                 let (hooks, _) = installer.hooks(provider, PgPoolOptions::new());
                 let Place { host, port, database, application, .. } = place;
                 let application = *application;

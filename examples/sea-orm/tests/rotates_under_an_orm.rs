@@ -4,19 +4,19 @@
 
 use std::time::Duration;
 
-use leasehold::Rotator;
+use leasehold::{Event, Reason, Rotator};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, RoleSpec, TestDb, shared};
 use leasehold_vault::{Auth, Session, VaultConfig};
 use sea_orm::EntityTrait;
-use sea_orm_app::{account, connect, deposit};
+use sea_orm_app::{account, connect, deposit, report};
 use sqlx::postgres::PgConnectOptions;
 
 /// A bound, never a measure.
 const LIMIT: Duration = Duration::from_secs(60);
 
-async fn database() -> TestDb {
-    let role =
-        RoleSpec::new("app").default_ttl(Duration::from_secs(6)).max_ttl(Duration::from_secs(6));
+async fn database(ttl: u64) -> TestDb {
+    let ttl = Duration::from_secs(ttl);
+    let role = RoleSpec::new("app").default_ttl(ttl).max_ttl(ttl);
     let login = AppRoleSpec::new().token_ttl(Duration::from_secs(3600));
     let spec = DatabaseSpec::new("sea_orm").role(role).app_role(login).with_accounts();
     shared().await.unwrap().database(spec).await.unwrap()
@@ -35,7 +35,7 @@ fn base(db: &TestDb) -> PgConnectOptions {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_deposit_counts_through_rotations_and_nothing_is_left() {
-    let db = database().await;
+    let db = database(6).await;
     let rotator = rotator(&db).await;
     let provider = rotator.provider();
     let orm = connect(&provider, 4, base(&db)).await.unwrap();
@@ -56,6 +56,40 @@ async fn each_deposit_counts_through_rotations_and_nothing_is_left() {
     assert!(report.is_clean(), "{report}");
     assert_eq!(db.lease_count().await.unwrap(), 0);
     assert_eq!(db.logins().await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orms_error_is_understood_where_it_is_of_a_revoked_login() {
+    let db = database(60).await;
+    let rotator = rotator(&db).await;
+    let provider = rotator.provider();
+    let orm = connect(&provider, 2, base(&db)).await.unwrap();
+    deposit(&orm, 7, 1).await.unwrap();
+    let mut events = provider.events();
+    let login = provider.current().credential().username().to_owned();
+    db.terminate_sessions(&login).await.unwrap();
+    db.drop_login(&login).await.unwrap();
+    let refused = async {
+        loop {
+            let Err(error) = deposit(&orm, 7, 1).await else { continue };
+            if error.to_string().contains("authentication failed") {
+                break error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(LIMIT, refused).await.expect("a refused login");
+    report(&provider, &error);
+    let swapped = async {
+        loop {
+            if let Event::Swapped { reason, generation: 2, .. } = events.recv().await.unwrap() {
+                break reason;
+            }
+        }
+    };
+    let reason = tokio::time::timeout(LIMIT, swapped).await.expect("a swap");
+    assert_eq!(reason, Reason::LoginRejected);
+    assert_eq!(deposit(&orm, 7, 1).await.unwrap().unwrap().balance, 2);
+    assert!(rotator.shutdown(LIMIT).await.is_clean());
 }
 
 /// The README says never to format them.

@@ -63,6 +63,11 @@
 //! [`conforms!`] makes a module of tests for each, one for each behaviour. How a pool is set up (its
 //! maximum, what is done at check-out) is a field of the subject, and no matter of the suite.
 //!
+//! Of the hook it is taken for granted that it tells, of each generation that is superseded, when no
+//! dial of it is in flight any more and when its roll has ended, though it may have none
+//! ([`settled`](leasehold::hook::DrainOrder::settled), [`rolled`](leasehold::hook::DrainOrder::rolled)),
+//! and that it looks by itself whether the role of a connection still exists.
+//!
 //! Where calls block, they go through [`Blocking`]. Where there is no pool at all, `Pool` is whatever
 //! dials, `borrow` dials, and [`Subject::max_connections`] stays `None`.
 
