@@ -41,9 +41,25 @@ const CRATES: &[Published] = &[
         may_name: &["leasehold", "sqlx_core", "sqlx_postgres"],
     },
     Published {
+        name: "leasehold-tokio-postgres",
+        features: "",
+        may_name: &["leasehold", "tokio", "tokio_postgres"],
+    },
+    Published {
         name: "leasehold-deadpool",
         features: "",
-        may_name: &["leasehold", "deadpool", "deadpool_postgres", "tokio_postgres"],
+        may_name: &[
+            "leasehold",
+            "leasehold_tokio_postgres",
+            "deadpool",
+            "deadpool_postgres",
+            "tokio_postgres",
+        ],
+    },
+    Published {
+        name: "leasehold-bb8",
+        features: "",
+        may_name: &["leasehold", "leasehold_tokio_postgres", "bb8", "tokio_postgres"],
     },
     Published {
         name: "leasehold-testkit",

@@ -17,6 +17,12 @@ pub struct Sources;
 #[doc = include_str!("../../docs/observability.md")]
 #[cfg(doctest)]
 pub struct Observability;
+
+/// And that on connections that are held for long.
+#[doc = include_str!("../../docs/long-lived-connections.md")]
+#[cfg(doctest)]
+pub struct LongLived;
+
 /// And those of the manual, which `leasehold` itself can't compile: they use the other crates.
 #[cfg(doctest)]
 pub mod manual {

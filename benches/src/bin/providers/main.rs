@@ -52,7 +52,7 @@ struct Args {
     /// How many days the schedule is followed, on virtual time.
     #[arg(long, default_value_t = 2)]
     days: u32,
-    /// Fail if the largest count breaks a bound: 20 KiB each, 1 % of a core at rest.
+    /// Fail if the largest count breaks a bound: 20 KiB of heap each, 1 % of a core at rest.
     #[arg(long)]
     check: bool,
     /// What to do in the process that is measured.

@@ -8,7 +8,8 @@ use crate::audit::Asked;
 use crate::life::Life;
 use crate::process::{Pools, Seen};
 
-/// What the acceptance asks for, of the largest count.
+/// Bounds on the largest count. On what is allocated, which is what a provider holds: what the process
+/// keeps from the system on top of it is the allocator's, and told beside it.
 const MOST_KIB: f64 = 20.0;
 const MOST_CPU_PERCENT: f64 = 1.0;
 /// Mints and the rest, 16 each unless the session is told otherwise, and the session's own.
@@ -63,7 +64,6 @@ impl Report {
         };
         let bounds = [
             ("KiB of heap each", seen.heap_kib, MOST_KIB),
-            ("KiB resident each", seen.rss_kib, MOST_KIB),
             ("% of a core at rest", seen.cpu_percent, MOST_CPU_PERCENT),
             ("requests in flight", asked.most_at_once as f64, MOST_AT_ONCE as f64),
         ];
