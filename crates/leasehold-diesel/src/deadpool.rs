@@ -185,10 +185,10 @@ fn pass<'a>(
         Passage::Sample(generation) => {
             let provider = provider.clone();
             Box::pin(async move {
-                match wire::is_revoked(connection, &provider, generation).await {
-                    true => no("its login was revoked"),
-                    false => Ok(()),
+                if wire::is_revoked(connection, &provider, generation).await {
+                    return no("its login was revoked");
                 }
+                Ok(())
             })
         }
     }

@@ -166,10 +166,10 @@ fn check_out<'a>(
     }
     let (provider, generation) = (shared.provider.clone(), connection.generation());
     Box::pin(async move {
-        match wire::is_revoked(connection, &provider, generation).await {
-            true => no("its login was revoked"),
-            false => Ok(()),
+        if wire::is_revoked(connection, &provider, generation).await {
+            return no("its login was revoked");
         }
+        Ok(())
     })
 }
 
