@@ -29,14 +29,9 @@ pub type PoolBuilder = diesel_async::pooled_connection::deadpool::PoolBuilder<As
 pub type Installer = crate::Installer<Deadpool>;
 
 /// What is set for a pool made with deadpool alone.
+#[derive(Default)]
 pub struct Deadpool {
     recycling: RecyclingMethod<AsyncPgConnection>,
-}
-
-impl Default for Deadpool {
-    fn default() -> Self {
-        Self { recycling: RecyclingMethod::default() }
-    }
 }
 
 impl std::fmt::Debug for Deadpool {

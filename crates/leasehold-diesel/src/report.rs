@@ -15,7 +15,7 @@ use leasehold::{CredentialProvider, Observation};
 /// Takes any error with a [`diesel::result::Error`] in its chain: that of a query, of a pool, or your
 /// own that wraps one. Cheap and never blocks.
 pub fn report(provider: &CredentialProvider, error: &(dyn StdError + 'static)) {
-    let chain = std::iter::successors(Some(error), |error| error.source());
+    let chain = std::iter::successors(Some(error), |&error| error.source());
     let suspect =
         |error: &Error| matches!(error, Error::DatabaseError(DatabaseErrorKind::Unknown, _));
     if chain.filter_map(|error| error.downcast_ref()).any(suspect) {

@@ -259,7 +259,7 @@ async fn what_is_wrong_is_told_at_the_first_connect() {
     let kit = Kit::new("di_wrong").await;
     let (provider, config) = (&kit.provider, kit.config());
     let one = deadpool::Installer::new().name("orders").probe("SELECT * FROM missing");
-    let error = one.connect(provider, config.clone(), NoTls, |b| b).await.unwrap_err();
+    let error = one.connect(provider, config.clone(), NoTls, |b| b).await.map(drop).unwrap_err();
     assert!(matches!(error, Error::Probe { .. }), "{error:?}");
     assert!(error.to_string().contains("orders"), "{error}");
     let other = bb8::Installer::new().name("orders").probe("SELECT * FROM missing");
@@ -269,7 +269,8 @@ async fn what_is_wrong_is_told_at_the_first_connect() {
     // Port 1 on loopback: nobody listens. What a borrower sees of it names no login.
     let mut nowhere = Config::new();
     nowhere.host("127.0.0.1").port(1).dbname("orders");
-    let error = deadpool::connect(provider, nowhere.clone(), NoTls, |b| b).await.unwrap_err();
+    let error =
+        deadpool::connect(provider, nowhere.clone(), NoTls, |b| b).await.map(drop).unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
     let lazy = deadpool::connect_lazy(provider, nowhere, NoTls, |b| b).unwrap();
     let error = lazy.get().await.map(drop).unwrap_err().to_string();
