@@ -9,7 +9,7 @@ use std::time::Duration;
 use deadpool_postgres::{ClientWrapper, Hook, HookError, Metrics, PoolBuilder};
 use leasehold::hook::{BoxFuture, sql};
 use leasehold::{CredentialProvider, Observation};
-use leasehold_tokio_postgres::hook::{Engine, Link, Spares, sqlstate};
+use leasehold_tokio_postgres::hook::{Engine, Link, Spares, WARMING, sqlstate};
 
 use crate::guard::{Guard, Passage, arrival};
 
@@ -34,9 +34,7 @@ pub(crate) fn add(
         .post_create(Hook::async_fn(move |client, _| {
             let engine = warming.clone();
             Box::pin(async move {
-                // Never an error: deadpool would hand it to the borrower.
-                let prepare = async |sql: &str| client.prepare_cached(sql).await.is_ok();
-                let _ = engine.warm(prepare).await;
+                let _ = tokio::time::timeout(WARMING, warm(&engine, client)).await;
                 Ok(())
             })
         }))
@@ -56,6 +54,13 @@ fn pass<'a>(
         Passage::Open => Box::pin(Pass),
         Passage::Sample(generation) => Box::pin(sample(client, provider.clone(), generation)),
         Passage::Closed => Box::pin(std::future::ready(Err(HookError::message("superseded")))),
+    }
+}
+
+/// Never an error: deadpool would hand it to the borrower.
+async fn warm(engine: &Engine, client: &ClientWrapper) {
+    for statement in engine.warm_statements() {
+        let _ = client.prepare_cached(statement).await;
     }
 }
 

@@ -64,7 +64,8 @@ impl Load {
     pub(crate) async fn goes_on<S: Subject>(&self, scene: &Scene<S>, operations: usize) {
         let done = || self.state.done.load(Ordering::SeqCst);
         let enough = done() + operations;
-        let more = leasehold_testkit::eventually("operations", LIMIT, async || Ok(done() >= enough));
+        let more =
+            leasehold_testkit::eventually("operations", LIMIT, async || Ok(done() >= enough));
         more.await.unwrap_or_else(|_| panic!("the load stands still: {}", scene.story.lines()));
     }
 
