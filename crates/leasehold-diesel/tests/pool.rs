@@ -1,5 +1,8 @@
 //! What is diesel's own: its errors, its connections, its pools' edges.
 
+#![allow(clippy::unwrap_used)]
+#![allow(missing_docs, reason = "of what `table!` makes")]
+
 use std::time::Duration;
 
 use diesel::sql_types::Text;
@@ -99,7 +102,7 @@ async fn handlers_keep_their_types_and_their_transactions() {
     let kit = Kit::new("di_handlers").await;
     let (provider, config) = (&kit.provider, kit.config());
     let pool = deadpool::connect(provider, config.clone(), NoTls, |b| b.max_size(1)).await.unwrap();
-    assert_eq!(work(&mut *pool.get().await.unwrap()).await.unwrap(), (1, 0));
+    assert_eq!(work(&mut pool.get().await.unwrap()).await.unwrap(), (1, 0));
     let pool = bb8::connect(provider, config, NoTls, |b| b.max_size(1)).await.unwrap();
     assert_eq!(work(&mut pool.get().await.unwrap()).await.unwrap(), (2, 0));
     // And what the pool hands out is one for diesel, too.
@@ -163,7 +166,7 @@ async fn i4_a_connection_taken_out_of_the_pool_keeps_its_login() {
     .await;
     assert!(early.is_err(), "I4: drained under {old}");
     assert_eq!(who(&mut taken).await, old);
-    assert_eq!(who(&mut *pool.get().await.unwrap()).await, kit.user());
+    assert_eq!(who(&mut pool.get().await.unwrap()).await, kit.user());
     drop(taken);
     until(&mut events, "a revocation", |e| matches!(e, Event::Revoked { .. })).await;
     let revoked = kit.source.revoked();
@@ -236,7 +239,7 @@ async fn a_reported_error_leads_to_fresh_credentials() {
     let error = diesel_async::pooled_connection::PoolError::QueryError(error);
     kit.swapped(|| leasehold_diesel::report(&kit.provider, &error)).await;
     drop(connection);
-    assert_eq!(who(&mut *pool.get().await.unwrap()).await, kit.user());
+    assert_eq!(who(&mut pool.get().await.unwrap()).await, kit.user());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -250,7 +253,7 @@ async fn a_lazy_pool_dials_nothing_and_rotates_all_the_same() {
     assert!(kit.db.sessions_of(&old).await.unwrap().is_empty());
     kit.swapped(|| kit.rotator.rotate()).await;
     assert_ne!(kit.user(), old);
-    assert_eq!(who(&mut *one.get().await.unwrap()).await, kit.user());
+    assert_eq!(who(&mut one.get().await.unwrap()).await, kit.user());
     assert_eq!(who(&mut other.get().await.unwrap()).await, kit.user());
 }
 
