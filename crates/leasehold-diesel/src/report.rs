@@ -12,8 +12,8 @@ use leasehold::{CredentialProvider, Observation};
 /// such a suspicion, a missing grant (42501) and a missing role (42704) among them, and a typing
 /// error in a query too; violated constraints, failed serialisations and broken connections are not.
 ///
-/// Takes any error with a [`diesel::result::Error`] in its chain: that of a query, of a pool, or your
-/// own that wraps one. Cheap and never blocks.
+/// Takes any error with a [`diesel::result::Error`] in its chain: that of a query, or your own that has
+/// one as its source. Cheap and never blocks.
 pub fn report(provider: &CredentialProvider, error: &(dyn StdError + 'static)) {
     let chain = std::iter::successors(Some(error), |&error| error.source());
     let suspect =
