@@ -22,8 +22,8 @@ fn config(db: &TestDb) -> Config {
 }
 
 async fn started(name: &str) -> (TestDb, Rotator, Connector) {
-    let db = database(shared().await.unwrap(), name, 600, 3600).await;
-    let builder = rotator(&db).await.grace(s(20)).roll(s(1));
+    let db = database(shared().await.unwrap(), name, 6, 3600).await;
+    let builder = rotator(&db).await.grace(s(2)).roll(Duration::from_millis(500));
     let rotator = builder.start().await.unwrap();
     let connector = Connector::new(&rotator.provider(), config(&db), NoTls).unwrap();
     (db, rotator, connector)
