@@ -9,7 +9,7 @@ use diesel::sql_types::Text;
 use diesel::{ExpressionMethods, QueryDsl, QueryResult, QueryableByName, sql_query};
 use diesel_async::pooled_connection::{RecyclingMethod, deadpool::Object};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
-use leasehold::{CredentialProvider, Event, Rotator};
+use leasehold::{CredentialProvider, Event, Reason, Rotator};
 use leasehold_conformance::Source;
 use leasehold_diesel::{Error, bb8, deadpool};
 use leasehold_testkit::{DatabaseSpec, RoleSpec, TestDb, shared};
@@ -59,6 +59,12 @@ impl Kit {
 
     fn user(&self) -> String {
         self.provider.current().credential().username().to_owned()
+    }
+
+    /// Its sessions stay.
+    async fn drop_role(&self) {
+        let admin = self.db.admin().await.unwrap();
+        admin.batch_execute(&format!("DROP ROLE \"{}\"", self.user())).await.unwrap();
     }
 
     async fn swapped(&self, begin: impl FnOnce()) {
@@ -191,6 +197,31 @@ async fn until(
     tokio::time::timeout(LIMIT, search).await.unwrap_or_else(|_| panic!("never {what}"))
 }
 
+/// Pings go on passing, and nobody reports anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sample_notices_a_dropped_role() {
+    let kit = Kit::new("di_sample_deadpool").await;
+    let pool = deadpool::connect(&kit.provider, kit.config(), NoTls, |b| b.max_size(2)).await;
+    let pool = pool.unwrap();
+    noticed(&kit, async || pool.get().await.unwrap().batch_execute("SELECT 1").await).await;
+    let kit = Kit::new("di_sample_bb8").await;
+    let pool = bb8::connect(&kit.provider, kit.config(), NoTls, |b| b.max_size(2)).await.unwrap();
+    noticed(&kit, async || pool.get().await.unwrap().batch_execute("SELECT 1").await).await;
+}
+
+async fn noticed(kit: &Kit, ping: impl AsyncFn() -> QueryResult<()>) {
+    let (old, mut events) = (kit.user(), kit.provider.events());
+    kit.drop_role().await;
+    let traffic = async {
+        while kit.user() == old {
+            ping().await.unwrap();
+        }
+    };
+    tokio::time::timeout(LIMIT, traffic).await.expect("fresh credentials");
+    let swap = until(&mut events, "a swap", |e| matches!(e, Event::Swapped { .. })).await;
+    assert!(matches!(swap, Event::Swapped { reason: Reason::SessionRevoked, .. }), "{swap}");
+}
+
 /// diesel has no SQLSTATE that would tell them apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn i7_a_statement_that_fails_for_another_reason_is_no_revoked_login() {
@@ -234,11 +265,12 @@ async fn a_reported_error_leads_to_fresh_credentials() {
     let build = |b: deadpool::PoolBuilder| b.max_size(2);
     let pool = installer.connect(&kit.provider, kit.config(), NoTls, build).await.unwrap();
     let mut connection = pool.get().await.unwrap();
-    let admin = kit.db.admin().await.unwrap();
-    admin.batch_execute(&format!("DROP ROLE \"{}\"", kit.user())).await.unwrap();
+    kit.drop_role().await;
     let error = work(&mut connection).await.unwrap_err();
+    let mut events = kit.provider.events();
     kit.swapped(|| leasehold_diesel::report(&kit.provider, &error)).await;
     drop(connection);
+    until(&mut events, "an end of the roll", |e| matches!(e, Event::RollEnded { .. })).await;
     assert_eq!(who(&mut pool.get().await.unwrap()).await, kit.user());
 }
 
