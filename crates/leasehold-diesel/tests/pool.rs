@@ -289,6 +289,24 @@ async fn a_lazy_pool_dials_nothing_and_rotates_all_the_same() {
     assert_eq!(who(&mut other.get().await.unwrap()).await, kit.user());
 }
 
+/// By one mint for all who meet it.
+#[tokio::test(flavor = "multi_thread")]
+async fn i7_a_refused_login_is_replaced_for_whoever_waits_for_a_connection() {
+    let kit = Kit::new("di_refused").await;
+    let (provider, config) = (&kit.provider, kit.config());
+    let one = deadpool::connect_lazy(provider, config.clone(), NoTls, |b| b.max_size(2)).unwrap();
+    let other = bb8::connect_lazy(provider, config, NoTls, |b| b.max_size(2)).unwrap();
+    kit.drop_role().await;
+    let (a, b, c, d) = tokio::join!(one.get(), one.get(), other.get(), other.get());
+    let (mut a, mut b, mut c, mut d) = (a.unwrap(), b.unwrap(), c.unwrap(), d.unwrap());
+    for connection in [&mut *a, &mut *b, &mut **c, &mut **d] {
+        assert_eq!(who(connection).await, kit.user());
+    }
+    assert_eq!(kit.source.issued().len(), 2);
+    // It was no retry of bb8's.
+    assert_eq!(other.state().statistics.connections_created, 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_told_at_the_first_connect() {
     let kit = Kit::new("di_wrong").await;
