@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Hook, HookError, Metrics, PoolBuilder};
-use leasehold::hook::{BoxFuture, Sampler, Verdict, sql};
+use leasehold::hook::{BoxFuture, sql};
 use leasehold::{CredentialProvider, Observation};
 use leasehold_tokio_postgres::hook::{Engine, Link, Spares, WARMING, sqlstate};
 
-use crate::connect::handed_over;
+use crate::guard::{Guard, Passage, arrival};
 
 /// How long a liveness sample may hold up its borrower. A server that takes longer is in trouble of
 /// its own, of which the borrower's query will tell.
@@ -27,15 +27,10 @@ pub(crate) fn add(
     provider: CredentialProvider,
     liveness: Option<Duration>,
 ) -> PoolBuilder {
-    let stamped = engine.clone();
     let warming = engine.clone();
-    let sampler = liveness.map(Sampler::new);
-    let guard = Guard { engine: engine.clone(), spares: spares.clone(), provider, sampler };
+    let guard = Guard::new(engine, spares, liveness);
     builder
-        .post_create(Hook::sync_fn(move |_, _| {
-            stamped.stamped(handed_over());
-            Ok(())
-        }))
+        .post_create(arrival(engine))
         .post_create(Hook::async_fn(move |client, _| {
             let engine = warming.clone();
             Box::pin(async move {
@@ -43,34 +38,22 @@ pub(crate) fn add(
                 Ok(())
             })
         }))
-        .pre_recycle(Hook::async_fn(move |client, metrics| guard.pass(client, metrics)))
+        .pre_recycle(Hook::async_fn(move |client, metrics| {
+            pass(&guard, &provider, client, metrics)
+        }))
 }
 
-struct Guard {
-    engine: Arc<Engine>,
-    spares: Arc<Spares<Link>>,
-    provider: CredentialProvider,
-    sampler: Option<Sampler>,
-}
-
-impl Guard {
-    /// One atomic load while nothing is superseded, and one look at the coarse clock for the
-    /// sampler. deadpool wants a box, which is free for a future without a size.
-    fn pass<'a>(&self, client: &'a ClientWrapper, metrics: &Metrics) -> Verdicts<'a> {
-        match self.engine.judge(metrics.created) {
-            Verdict::Current if !self.sampler.as_ref().is_some_and(Sampler::due) => Box::pin(Pass),
-            Verdict::Current => {
-                let (verdict, generation) = self.engine.judge_with_current(metrics.created);
-                match verdict {
-                    Verdict::Current => Box::pin(sample(client, self.provider.clone(), generation)),
-                    // A swap came between the two looks; the next borrower sees it.
-                    _ => Box::pin(Pass),
-                }
-            }
-            // The roll: borrowers keep what they find, unless a replacement is ready.
-            Verdict::Superseded if !self.spares.claim() => Box::pin(Pass),
-            _ => Box::pin(std::future::ready(Err(HookError::message("superseded")))),
-        }
+/// deadpool wants a box, which is free for a future without a size.
+fn pass<'a>(
+    guard: &Guard<Link>,
+    provider: &CredentialProvider,
+    client: &'a ClientWrapper,
+    metrics: &Metrics,
+) -> Verdicts<'a> {
+    match guard.judge(metrics) {
+        Passage::Open => Box::pin(Pass),
+        Passage::Sample(generation) => Box::pin(sample(client, provider.clone(), generation)),
+        Passage::Closed => Box::pin(std::future::ready(Err(HookError::message("superseded")))),
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod connect;
 mod error;
+mod guard;
+pub mod hook;
 mod hooks;
 mod installer;
 mod pooled;
@@ -17,7 +19,6 @@ use tokio_postgres::{Config, Socket};
 pub use error::Error;
 pub use installer::Installer;
 pub use leasehold_tokio_postgres::report;
-pub use pooled::Retained;
 
 /// Builds a pool on `provider`, attaches it, and makes its first connection. See
 /// [`Installer::connect`].

@@ -110,6 +110,7 @@ pub use revoked::{
 };
 pub use rotations::i1_i2_i4_ten_rotations_under_load_fail_nothing;
 pub use shutdown::i9_a_shutdown_waits_for_borrowers_and_leaves_nothing;
+pub use source::{Login, Revoked, Source};
 pub use subject::{Connection, Failure, Place, Subject};
 
 /// A module of tests for each subject: one for each behaviour. See the [crate].

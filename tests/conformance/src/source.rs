@@ -9,8 +9,9 @@ use leasehold::hook::sql::CONTROL_APPLICATION;
 use leasehold::{Credential, CredentialSource, ErrorKind, Issued, Lease, RevokeMode, SourceError};
 use leasehold_testkit::TestDb;
 
+/// Mints, renews and revokes by root, whatever the role's policy says, and keeps a record.
 #[derive(Clone)]
-pub(crate) struct Source(Arc<Inner>);
+pub struct Source(Arc<Inner>);
 
 struct Inner {
     db: TestDb,
@@ -21,21 +22,26 @@ struct Inner {
 
 /// A login that was issued.
 #[derive(Clone, Debug)]
-pub(crate) struct Login {
-    pub(crate) user: String,
-    pub(crate) lease: String,
+pub struct Login {
+    /// The role's name.
+    pub user: String,
+    /// Its lease.
+    pub lease: String,
 }
 
 /// A login whose lease was revoked by the rotator.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Revoked {
-    pub(crate) user: String,
+pub struct Revoked {
+    /// The role's name.
+    pub user: String,
     /// Sessions that Postgres showed of it just before.
-    pub(crate) sessions: usize,
+    pub sessions: usize,
 }
 
 impl Source {
-    pub(crate) fn new(db: TestDb) -> Self {
+    /// Of the role of `db` that [`TestDb::creds`] asks.
+    #[must_use]
+    pub fn new(db: TestDb) -> Self {
         Self(Arc::new(Inner {
             db,
             spoilt: AtomicBool::new(false),
@@ -45,15 +51,19 @@ impl Source {
     }
 
     /// Whether logins are issued with a password that Postgres refuses.
-    pub(crate) fn spoil(&self, spoilt: bool) {
+    pub fn spoil(&self, spoilt: bool) {
         self.0.spoilt.store(spoilt, Ordering::SeqCst);
     }
 
-    pub(crate) fn issued(&self) -> Vec<Login> {
+    /// What was issued, in order.
+    #[must_use]
+    pub fn issued(&self) -> Vec<Login> {
         self.0.issued.lock().unwrap().clone()
     }
 
-    pub(crate) fn revoked(&self) -> Vec<Revoked> {
+    /// What was revoked, in order.
+    #[must_use]
+    pub fn revoked(&self) -> Vec<Revoked> {
         self.0.revoked.lock().unwrap().clone()
     }
 
