@@ -1,6 +1,5 @@
 //! What can go wrong while a pool is put on a provider.
 
-use std::error::Error as _;
 use std::fmt;
 use std::time::Duration;
 

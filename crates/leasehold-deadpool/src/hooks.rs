@@ -9,7 +9,7 @@ use std::time::Duration;
 use deadpool_postgres::{ClientWrapper, Hook, HookError, Metrics, PoolBuilder};
 use leasehold::hook::{BoxFuture, Sampler, Verdict, sql};
 use leasehold::{CredentialProvider, Observation};
-use leasehold_tokio_postgres::hook::{Engine, Link, Spares, sqlstate};
+use leasehold_tokio_postgres::hook::{Engine, Link, Spares, WARMING, sqlstate};
 
 use crate::connect::handed_over;
 
@@ -39,9 +39,7 @@ pub(crate) fn add(
         .post_create(Hook::async_fn(move |client, _| {
             let engine = warming.clone();
             Box::pin(async move {
-                // Never an error: deadpool would hand it to the borrower.
-                let prepare = async |sql: &str| client.prepare_cached(sql).await.is_ok();
-                let _ = engine.warm(prepare).await;
+                let _ = tokio::time::timeout(WARMING, warm(&engine, client)).await;
                 Ok(())
             })
         }))
@@ -73,6 +71,13 @@ impl Guard {
             Verdict::Superseded if !self.spares.claim() => Box::pin(Pass),
             _ => Box::pin(std::future::ready(Err(HookError::message("superseded")))),
         }
+    }
+}
+
+/// Never an error: deadpool would hand it to the borrower.
+async fn warm(engine: &Engine, client: &ClientWrapper) {
+    for statement in engine.warm_statements() {
+        let _ = client.prepare_cached(statement).await;
     }
 }
 

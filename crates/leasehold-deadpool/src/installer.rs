@@ -13,7 +13,6 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 
 use crate::connect::Connector;
-use crate::engine::Shared;
 use crate::error::Error;
 use crate::hooks;
 use crate::pooled::Retained;

@@ -152,7 +152,7 @@ async fn open(
 ) -> Result<(Link, bool), Error> {
     let dial = async || {
         let admission = engine.admit(of).await;
-        let generation = admission.generation.clone();
+        let generation = admission.generation().clone();
         engine.open_control(&generation, Some(admission), application).await
     };
     let mut dialled = dial().await;

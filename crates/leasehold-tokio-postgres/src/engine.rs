@@ -22,7 +22,7 @@ use crate::spare::Proven;
 const CLOSING: Duration = Duration::from_millis(200);
 
 /// How long preparing the listed statements may take: each waits for who changes its table.
-const WARMING: Duration = Duration::from_secs(1);
+pub const WARMING: Duration = Duration::from_secs(1);
 
 /// How many role OIDs are remembered: more than generations ever drain at once.
 const OIDS: usize = 8;
@@ -452,18 +452,19 @@ impl Engine {
     /// Tells whether the connection is free again. One that can't be prepared fails for its query
     /// too, which tells.
     pub(crate) async fn warm_up(&self, client: &Client) -> bool {
-        self.warm(async |statement| client.prepare(statement).await.is_ok()).await
-    }
-
-    /// Calls `prepare` with each statement that is to be warmed, for a second at most. False: that
-    /// was not enough.
-    pub async fn warm(&self, prepare: impl AsyncFn(&str) -> bool) -> bool {
-        let all = async {
+        let prepare = async {
             for statement in &self.settings.warm {
-                let _ = prepare(statement).await;
+                let _ = client.prepare(statement).await;
             }
         };
-        tokio::time::timeout(WARMING, all).await.is_ok()
+        tokio::time::timeout(WARMING, prepare).await.is_ok()
+    }
+
+    /// What is to be prepared on a connection before it is handed out for the first time, for
+    /// [`WARMING`] at most.
+    #[must_use]
+    pub fn warm_statements(&self) -> &[String] {
+        &self.settings.warm
     }
 
     /// Opens a connection of our own, under a name other than the user's if one is given. Without
