@@ -16,7 +16,7 @@ use crate::driver::{Dial, Driver, Liveness, Undialled};
 use crate::installer::Installer;
 
 /// Settings of libpq's own, in their order.
-pub type Libpq = Vec<(String, String)>;
+pub(crate) type Libpq = Vec<(String, String)>;
 
 impl Installer<PgConnection> {
     /// The defaults, for a pool of [`PgConnection`]s.

@@ -49,24 +49,33 @@ fn place(info: &mut Info, config: &Config) {
     info.list("hostaddr", config.get_hostaddrs());
     info.list("port", config.get_ports());
     info.some("dbname", config.get_dbname());
-    info.some("sslmode", match config.get_ssl_mode() {
-        SslMode::Disable => Some("disable"),
-        SslMode::Require => Some("require"),
-        _ => None,
-    });
+    info.some(
+        "sslmode",
+        match config.get_ssl_mode() {
+            SslMode::Disable => Some("disable"),
+            SslMode::Require => Some("require"),
+            _ => None,
+        },
+    );
     // Known to libpq 17 and later.
     let direct = matches!(config.get_ssl_negotiation(), SslNegotiation::Direct);
     info.some("sslnegotiation", direct.then_some("direct"));
-    info.some("target_session_attrs", match config.get_target_session_attrs() {
-        TargetSessionAttrs::ReadWrite => Some("read-write"),
-        TargetSessionAttrs::ReadOnly => Some("read-only"),
-        _ => None,
-    });
-    info.some("channel_binding", match config.get_channel_binding() {
-        ChannelBinding::Disable => Some("disable"),
-        ChannelBinding::Require => Some("require"),
-        _ => None,
-    });
+    info.some(
+        "target_session_attrs",
+        match config.get_target_session_attrs() {
+            TargetSessionAttrs::ReadWrite => Some("read-write"),
+            TargetSessionAttrs::ReadOnly => Some("read-only"),
+            _ => None,
+        },
+    );
+    info.some(
+        "channel_binding",
+        match config.get_channel_binding() {
+            ChannelBinding::Disable => Some("disable"),
+            ChannelBinding::Require => Some("require"),
+            _ => None,
+        },
+    );
     // Known to libpq 16 and later.
     let random = matches!(config.get_load_balance_hosts(), LoadBalanceHosts::Random);
     info.some("load_balance_hosts", random.then_some("random"));
@@ -112,7 +121,9 @@ impl Info {
     fn put(&mut self, keyword: &str, value: &str) -> Result<(), String> {
         let is_keyword = |c: char| c.is_ascii_lowercase() || c == '_';
         if keyword.is_empty() || !keyword.chars().all(is_keyword) {
-            return Err("a keyword of libpq is a word of small letters: see Installer::libpq".into());
+            return Err(
+                "a keyword of libpq is a word of small letters: see Installer::libpq".into()
+            );
         }
         if value.contains('\0') {
             return Err(format!("{keyword} has a zero byte in it, which libpq can't be told"));
@@ -191,7 +202,8 @@ mod tests {
 
     #[test]
     fn a_timeout_is_never_none_and_the_login_is_the_last_word() {
-        let info = said("host=a user=me password=mine", &[("user", "you"), ("sslmode", "verify-full")]);
+        let info =
+            said("host=a user=me password=mine", &[("user", "you"), ("sslmode", "verify-full")]);
         let info = info.unwrap();
         assert!(info.contains("connect_timeout='5'"), "{info}");
         assert!(info.find("user='you'") < info.find("user='me'"), "{info}");

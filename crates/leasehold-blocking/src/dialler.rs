@@ -49,20 +49,17 @@ impl<C: Client> Dialler<C> {
         Ok(Held::new(client, admission.open()))
     }
 
-    #[cfg_attr(not(feature = "diesel"), allow(clippy::unused_async))]
     async fn explain(&self, of: &Arc<Generation>, why: Undialled) -> Error {
         let pool = self.engine.name();
         match why {
             Undialled::Postgres(error) => Error::connect(pool, error),
-            Undialled::OnConnect(source) => Error::OnConnect { pool: pool.to_owned(), source },
-            #[cfg(feature = "diesel")]
             Undialled::Text(message) => self.ask_anew(of, message).await,
+            Undialled::OnConnect(source) => Error::OnConnect { pool: pool.to_owned(), source },
         }
     }
 
     /// Whether a login is refused is a matter of its SQLSTATE, which libpq keeps to itself when a
     /// connect fails: the engine's own driver tells.
-    #[cfg(feature = "diesel")]
     async fn ask_anew(&self, of: &Arc<Generation>, message: String) -> Error {
         let pool = self.engine.name();
         let ask = async {

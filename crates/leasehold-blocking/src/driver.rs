@@ -15,7 +15,7 @@ pub trait Client: Driver {}
 impl<C: Driver> Client for C {}
 
 /// Dials with a login. Blocks.
-pub type Dial<C> = Arc<dyn Fn(&Credential) -> Result<C, Undialled> + Send + Sync>;
+pub(crate) type Dial<C> = Arc<dyn Fn(&Credential) -> Result<C, Undialled> + Send + Sync>;
 
 pub trait Driver: Sized + Send + 'static {
     /// What can be set for this driver alone.
@@ -58,7 +58,7 @@ pub enum Undialled {
     /// What the driver says, with the server's SQLSTATE if it answered.
     Postgres(tokio_postgres::Error),
     /// Of a driver that tells no SQLSTATE, without the password.
-    #[cfg(feature = "diesel")]
+    #[cfg_attr(not(feature = "diesel"), allow(dead_code, reason = "libpq's alone"))]
     Text(String),
     /// What the application does with each new connection failed.
     OnConnect(Box<dyn StdError + Send + Sync>),

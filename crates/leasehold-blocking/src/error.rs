@@ -118,7 +118,10 @@ impl fmt::Display for Error {
                 write!(f, "{pool}: r2d2 hands out no connection; check the pool's settings")
             }
             Self::NoThread { pool, .. } => {
-                write!(f, "{pool}: no thread to connect on; check the limits on processes and files")
+                write!(
+                    f,
+                    "{pool}: no thread to connect on; check the limits on processes and files"
+                )
             }
         }
     }

@@ -48,9 +48,8 @@ pub(crate) fn drop_blocking<T: Send + 'static>(what: T) {
     }
     let shared = Arc::new(Mutex::new(Some(what)));
     let theirs = shared.clone();
-    let take = |shared: &Mutex<Option<T>>| {
-        shared.lock().unwrap_or_else(PoisonError::into_inner).take()
-    };
+    let take =
+        |shared: &Mutex<Option<T>>| shared.lock().unwrap_or_else(PoisonError::into_inner).take();
     if named("leasehold-close").spawn(move || drop(take(&theirs))).is_err() {
         // No thread is to be had. Its session ends at the drain's deadline, or with the process;
         // the panic would end the drain.

@@ -1,6 +1,6 @@
 //! Pools of diesel's connections.
 
-use diesel::connection::SimpleConnection;
+use diesel::connection::{SimpleConnection, TransactionManager};
 use diesel::prelude::*;
 use diesel::sql_types::Text;
 use leasehold::{Credential, CredentialSource, Issued, Lease, SourceError};

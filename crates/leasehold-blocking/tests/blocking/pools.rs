@@ -143,9 +143,8 @@ fn a_customizer_that_would_not_see_every_connection_is_told_of() {
 fn what_is_done_with_new_connections_may_fail() {
     let kit = Kit::new("bl_unready");
     let rotator = kit.start();
-    let installer = Installer::new().on_connect(|client: &mut postgres::Client| {
-        client.batch_execute("SELECT nonsense")
-    });
+    let installer = Installer::new()
+        .on_connect(|client: &mut postgres::Client| client.batch_execute("SELECT nonsense"));
     let error = installer.connect(&rotator.provider(), kit.config(), NoTls, |b| b).unwrap_err();
     assert!(matches!(error, Error::OnConnect { .. }), "{error:?}");
 }
