@@ -1,9 +1,11 @@
 //! What every hook promises, kept by pools whose connections block.
 
+use std::time::Duration;
+
 use leasehold::CredentialProvider;
 use leasehold_blocking::{Client, Installer, Manager};
 use leasehold_conformance::{Blocking, Connection, Failure, Place, Subject, conforms};
-use r2d2::{Pool, PooledConnection};
+use r2d2::{Builder, Pool, PooledConnection};
 use tokio_postgres::{Config, NoTls};
 
 conforms! {
@@ -56,10 +58,13 @@ impl<C: Speaks> Subject for Kind<C> {
             .application_name(place.application);
         let installer = Installer::default().probe(place.probe).test_on_check_out(self.test);
         let (max, provider) = (self.max, provider.clone());
-        let built = tokio::task::spawn_blocking(move || {
-            // r2d2 else fills the pool by itself.
-            installer.connect(&provider, config, NoTls, |b| b.max_size(max).min_idle(Some(0)))
-        });
+        // r2d2 fills the pool by itself unless it is told not to, and after a shutdown it goes on
+        // trying for as long as borrowers wait.
+        let build = move |builder: Builder<Manager<C>>| {
+            builder.max_size(max).min_idle(Some(0)).connection_timeout(Duration::from_secs(10))
+        };
+        let built =
+            tokio::task::spawn_blocking(move || installer.connect(&provider, config, NoTls, build));
         Ok(built.await??)
     }
 
