@@ -37,8 +37,7 @@ impl Subject for Sqlx {
             .port(place.port)
             .database(&place.database)
             .application_name(place.application);
-        let options =
-            PgPoolOptions::new().max_connections(self.max).test_before_acquire(self.ping);
+        let options = PgPoolOptions::new().max_connections(self.max).test_before_acquire(self.ping);
         Ok(Installer::new().probe(place.probe).connect(provider, options, base).await?)
     }
 

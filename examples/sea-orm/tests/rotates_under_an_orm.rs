@@ -15,9 +15,8 @@ use sqlx::postgres::PgConnectOptions;
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn database() -> TestDb {
-    let role = RoleSpec::new("app")
-        .default_ttl(Duration::from_secs(6))
-        .max_ttl(Duration::from_secs(6));
+    let role =
+        RoleSpec::new("app").default_ttl(Duration::from_secs(6)).max_ttl(Duration::from_secs(6));
     let login = AppRoleSpec::new().token_ttl(Duration::from_secs(3600));
     let spec = DatabaseSpec::new("sea_orm").role(role).app_role(login).with_accounts();
     shared().await.unwrap().database(spec).await.unwrap()

@@ -25,9 +25,9 @@ impl Story {
     /// When a generation became current.
     pub(crate) fn swap_to(&self, number: u64) -> Instant {
         let told = self.told();
-        let swap = told.iter().find(|told| {
-            matches!(told.event, Event::Swapped { generation, .. } if generation == number)
-        });
+        let swap = told.iter().find(
+            |told| matches!(told.event, Event::Swapped { generation, .. } if generation == number),
+        );
         swap.expect("waited for before").at
     }
 
@@ -120,18 +120,20 @@ mod tests {
         assert!(matches!(late[..], [one] if std::ptr::eq(one, &ops[1])), "{late:#?}");
 
         let settled = story.told()[2].unix;
-        let log: String = [(-1.0, "v-1", "x"), (1.0, "v-1", "x"), (1.0, "v-1", CONTROL_APPLICATION)]
-            .into_iter()
-            .chain([(1.0, "v-2", "x")])
-            .enumerate()
-            .map(|(pid, (after, user, name))| {
-                let line = format!("{:.3} [{pid}] 00000 {user} LOG:  connection ", settled + after);
-                format!(
-                    "{line}received: host=h port=1\n\
+        let log: String =
+            [(-1.0, "v-1", "x"), (1.0, "v-1", "x"), (1.0, "v-1", CONTROL_APPLICATION)]
+                .into_iter()
+                .chain([(1.0, "v-2", "x")])
+                .enumerate()
+                .map(|(pid, (after, user, name))| {
+                    let line =
+                        format!("{:.3} [{pid}] 00000 {user} LOG:  connection ", settled + after);
+                    format!(
+                        "{line}received: host=h port=1\n\
                      {line}authorized: user={user} database=d application_name={name}\n"
-                )
-            })
-            .collect();
+                    )
+                })
+                .collect();
         let log = correlate(&parse_login_log(&log));
         let late = superseded_logins(&log, &story);
         assert!(matches!(late[..], [one] if one.pid == 1), "{late:#?}");

@@ -91,8 +91,8 @@ pub use borrowed::{
     i4_a_transaction_past_the_deadline_is_ended_and_named,
 };
 pub use current::{
-    i1_a_connect_in_flight_at_the_swap_is_counted_and_drained,
     i1_a_connect_after_the_swap_uses_the_new_login,
+    i1_a_connect_in_flight_at_the_swap_is_counted_and_drained,
 };
 pub use handed_out::i2_what_comes_back_after_the_roll_is_never_handed_out_again;
 pub use proven::{

@@ -64,7 +64,8 @@ impl Load {
     pub(crate) async fn goes_on<S: Subject>(&self, scene: &Scene<S>, operations: usize) {
         let done = || self.state.done.load(Ordering::SeqCst);
         let enough = done() + operations;
-        let more = leasehold_testkit::eventually("operations", LIMIT, async || Ok(done() >= enough));
+        let more =
+            leasehold_testkit::eventually("operations", LIMIT, async || Ok(done() >= enough));
         more.await.unwrap_or_else(|_| panic!("the load stands still: {}", scene.story.lines()));
     }
 
@@ -91,7 +92,7 @@ async fn transaction<S: Subject>(
             connection.begin().await?;
             if let Some(provider) = swaps {
                 connection.execute(&format!("SELECT v FROM accounts WHERE id = {id}")).await?;
-                op.spanned = swap(provider, state).await;
+                op.spanned = swap(provider, op.login.as_deref(), state).await;
             }
             let update = format!("UPDATE accounts SET v = v + 1 WHERE id = {id}");
             connection.execute(&update).await?;
@@ -111,10 +112,13 @@ async fn transaction<S: Subject>(
     op
 }
 
-/// Waits for the next swap, or the end of the load.
-async fn swap(provider: &CredentialProvider, state: &State) -> bool {
+/// Waits for the next swap, or the end of the load. Not where the login is superseded already, as it may
+/// be while it is rolled: it has its grace, and may not wait for another's swap.
+async fn swap(provider: &CredentialProvider, login: Option<&str>, state: &State) -> bool {
     let mut swaps = provider.subscribe();
-    swaps.latest();
+    if Some(swaps.latest().credential().username()) != login {
+        return false;
+    }
     let over = async {
         while !state.over.load(Ordering::SeqCst) {
             tokio::time::sleep(THINKING).await;

@@ -35,7 +35,8 @@ pub async fn i5_a_login_that_is_refused_does_not_become_current<S: Subject>(subj
     assert_ne!(new, candidate, "I5");
     scene.gone(1, &old).await;
     let let_in = scene.log().await;
-    let let_in = let_in.iter().any(|one| one.user.as_ref() == Some(&candidate) && one.refused.is_none());
+    let let_in =
+        let_in.iter().any(|one| one.user.as_ref() == Some(&candidate) && one.refused.is_none());
     assert!(!let_in, "it was refused, and not by chance");
     scene.end().await;
 }

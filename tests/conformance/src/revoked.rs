@@ -53,8 +53,7 @@ pub async fn a_login_revoked_from_outside_under_load_is_replaced_once<S: Subject
     load.goes_on(&scene, 50).await;
     let ops = load.end().await;
     let swapped = scene.story.swap_to(2);
-    let late: Vec<_> =
-        ops.iter().filter(|op| op.begun > swapped && op.failure.is_some()).collect();
+    let late: Vec<_> = ops.iter().filter(|op| op.begun > swapped && op.failure.is_some()).collect();
     assert!(late.is_empty(), "after the swap: {late:#?}: {}", scene.story.lines());
     let others: Vec<_> =
         ops.iter().filter(|op| op.begun > swapped && op.login.as_ref() != Some(&login)).collect();

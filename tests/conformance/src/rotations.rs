@@ -22,7 +22,7 @@ pub async fn i1_i2_i4_ten_rotations_under_load_fail_nothing<S: Subject>(subject:
         grace: Duration::from_secs(2),
     };
     let scene = Scene::set(subject, "cf_load", times).await;
-    let watch = SocketWatch::start(scene.proxy.port(), Duration::from_millis(3));
+    let watch = SocketWatch::start(scene.proxy.port(), Duration::from_millis(10));
     let load = Load::start(&scene);
     load.goes_on(&scene, 20).await;
     let mut login = scene.current();

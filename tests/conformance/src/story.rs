@@ -73,7 +73,9 @@ impl Story {
         let what = format!("a swap to generation {number}");
         let (reason, username, proven) = self
             .find(&what, |event| match event {
-                Event::Swapped { generation, reason, username, proven } if *generation == number => {
+                Event::Swapped { generation, reason, username, proven }
+                    if *generation == number =>
+                {
                     Some((*reason, username.clone(), *proven))
                 }
                 _ => None,
