@@ -22,8 +22,8 @@ fn config(db: &TestDb) -> Config {
 }
 
 async fn started(name: &str) -> (TestDb, Rotator, Connector) {
-    let db = database(shared().await.unwrap(), name, 600, 3600).await;
-    let builder = rotator(&db).await.grace(s(20)).roll(s(1));
+    let db = database(shared().await.unwrap(), name, 6, 3600).await;
+    let builder = rotator(&db).await.grace(s(2)).roll(Duration::from_millis(500));
     let rotator = builder.start().await.unwrap();
     let connector = Connector::new(&rotator.provider(), config(&db), NoTls).unwrap();
     (db, rotator, connector)
@@ -46,7 +46,10 @@ async fn a_listener_hears_each_notification_once_and_in_order_over_ten_rotations
             let mut n = 0;
             while !done.load(Ordering::Relaxed) {
                 let channel = ["orders", "Odd \"name\""][n as usize % 2];
-                admin.execute("SELECT pg_notify($1, $2)", &[&channel, &n.to_string()]).await.unwrap();
+                admin
+                    .execute("SELECT pg_notify($1, $2)", &[&channel, &n.to_string()])
+                    .await
+                    .unwrap();
                 n += 1;
                 sent.store(n, Ordering::Relaxed);
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -70,7 +73,10 @@ async fn a_listener_hears_each_notification_once_and_in_order_over_ten_rotations
         swapped(&mut events).await;
         // Only when it has moved on: the drain counts it.
         revoked(&mut events, number).await;
-        assert!(sent.load(Ordering::Relaxed) > before, "there was traffic during rotation {number}");
+        assert!(
+            sent.load(Ordering::Relaxed) > before,
+            "there was traffic during rotation {number}"
+        );
     }
     done.store(true, Ordering::Relaxed);
     let sent = bounded("the sender's end", sending).await.unwrap();
@@ -92,7 +98,8 @@ async fn a_listener_whose_session_is_ended_says_so_once_and_listens_again() {
     let mut listener = connector.listen(["orders"]).await.unwrap();
     let admin = db.admin().await.unwrap();
     let user = rotator.provider().current().credential().username().to_owned();
-    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1::text::name";
+    let end =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1::text::name";
     admin.execute(end, &[&user]).await.unwrap();
     let lost = bounded("the error", listener.next()).await;
     assert!(matches!(lost, Err(Error::Interrupted { .. })), "{lost:?}");

@@ -37,7 +37,11 @@ impl Subject for Bb8 {
             .dbname(&place.database)
             .application_name(place.application);
         let installer = Installer::new().probe(place.probe);
-        let build = |b: bb8::Builder<Manager>| b.max_size(self.max).queue_strategy(self.queue);
+        // A shut down pool refuses when this is over: bb8 can't be closed.
+        let build = |b: bb8::Builder<Manager>| {
+            let waits = std::time::Duration::from_secs(10);
+            b.max_size(self.max).queue_strategy(self.queue).connection_timeout(waits)
+        };
         Ok(installer.connect(provider, config, NoTls, build).await?)
     }
 

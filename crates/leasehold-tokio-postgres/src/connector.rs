@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, Socket};
 
-use crate::control::{Unproven, check};
+use crate::control::works;
 use crate::diagnosis::is_authentication;
 use crate::engine::{Engine, EngineSettings, Pooled};
 use crate::hook::attach;
@@ -137,7 +137,7 @@ impl Connector {
     /// Dropping the future closes what was opened.
     ///
     /// # Errors
-    /// [`Error::LoginRefused`], [`Error::Probe`], [`Error::Unreachable`], [`Error::Timeout`], or
+    /// [`Error::LoginRefused`], [`Error::Unreachable`], [`Error::Timeout`], or
     /// [`Error::Stopped`] after a shutdown.
     pub async fn connect(&self) -> Result<Connection, Error> {
         self.within(async {
@@ -199,15 +199,10 @@ impl Connector {
     /// The first connection of a generation tells its role's OID, by which a drain finds sessions.
     async fn check(&self, link: &Link) -> Result<(), Error> {
         let engine = &self.inner.engine;
-        if engine.oid(link.generation()).is_some() {
-            return Ok(());
-        }
-        match check(engine, link.client()).await {
-            Ok(Some(oid)) => engine.remember_oid(link.generation(), oid),
-            Ok(None) => {}
-            Err(Unproven::Connect(source)) => return Err(Error::connect(self.name(), source)),
-            Err(Unproven::Probe(source)) => {
-                return Err(Error::Probe { name: self.name().to_owned(), source });
+        if engine.oid(link.generation()).is_none() {
+            let oid = works(link.client()).await.map_err(|e| Error::connect(self.name(), e))?;
+            if let Some(oid) = oid {
+                engine.remember_oid(link.generation(), oid);
             }
         }
         Ok(())

@@ -71,15 +71,20 @@ async fn is_clean(engine: &Engine, client: &Client) -> bool {
 /// # Errors
 /// [`Unproven`].
 pub async fn check(engine: &Engine, client: &Client) -> Result<Option<i64>, Unproven> {
-    let oid = match client.query_opt(sql::PROVE, &[]).await {
-        Ok(row) => row.map(|row| row.try_get(0)).transpose().map_err(Unproven::Connect)?,
-        Err(error) if sqlstate(&error) == Some("42501") => None,
-        Err(error) => return Err(Unproven::Connect(error)),
-    };
+    let oid = works(client).await.map_err(Unproven::Connect)?;
     if let Some(probe) = &engine.settings.probe {
         client.batch_execute(probe).await.map_err(Unproven::Probe)?;
     }
     Ok(oid)
+}
+
+/// Whether a connection works. Returns its role's OID, if the role may read it.
+pub(crate) async fn works(client: &Client) -> Result<Option<i64>, Error> {
+    match client.query_opt(sql::PROVE, &[]).await {
+        Ok(row) => row.map(|row| row.try_get(0)).transpose(),
+        Err(error) if sqlstate(&error) == Some("42501") => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Sessions of the login of `of` that the server shows, asked for with the current login. `None`:

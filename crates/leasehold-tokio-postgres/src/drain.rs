@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use leasehold::hook::{DrainOrder, Drained, Pace, Refusal, Verdict};
+use tokio::sync::oneshot;
 
 use crate::control;
 use crate::diagnosis::{explain, kind};
@@ -51,8 +52,13 @@ struct Drain<'a> {
 
 impl Drain<'_> {
     async fn orderly(&self) {
-        tokio::join!(self.settle(), async {
-            self.roll().await;
+        let (tell, settled) = oneshot::channel();
+        let settle = async {
+            self.settle().await;
+            let _ = tell.send(());
+        };
+        tokio::join!(settle, async {
+            self.roll(settled).await;
             self.end_roll();
             self.adopt_spares().await;
             self.empty().await;
@@ -80,7 +86,15 @@ impl Drain<'_> {
     /// Replaces superseded connections one by one, spread over the roll, so that no borrower waits
     /// for a login: opens a spare, and lets one superseded connection go for it, an idle one here or
     /// one that a borrower was about to get. Whoever needs a connection then finds the spare.
-    async fn roll(&self) {
+    async fn roll(&self, settled: oneshot::Receiver<()>) {
+        if !self.engine.pool().is_some_and(Pooled::rolls) {
+            // A dial that was overtaken is made anew: with the last one the old login is handed out
+            // no more.
+            tokio::select! {
+                _ = settled => {}
+                () = self.order.roll_over() => {}
+            }
+        }
         if !self.may_roll() {
             return;
         }

@@ -37,6 +37,7 @@ pub trait Spare: Send + 'static {
     fn is_closed(&self) -> bool;
 
     /// The connection that proved a login, as one of these, if it can be.
+    #[must_use]
     fn from_link(link: Link) -> Option<Self>
     where
         Self: Sized,
