@@ -4,6 +4,8 @@
 
 #[cfg(feature = "diesel")]
 mod by_libpq;
+#[cfg(feature = "diesel")]
+mod hostile;
 mod kit;
 mod load;
 mod pools;

@@ -1,9 +1,7 @@
 //! The background thread: who may call, and when it ends.
-//!
-//! Threads are counted by the process, so that these run one after the other, in a process of their
-//! own where they count.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use leasehold::HealthState;
@@ -74,6 +72,31 @@ fn the_last_clone_may_be_one_that_a_task_has() {
     seen.recv_timeout(LIMIT).unwrap();
 }
 
+struct Ending(Arc<AtomicBool>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // The thread that waits for this one gets its time here, if it does not wait.
+        std::thread::yield_now();
+        self.0.store(true, SeqCst);
+    }
+}
+
+#[test]
+fn the_drop_of_the_last_clone_waits_until_all_that_ran_there_has_ended() {
+    for _ in 0..50 {
+        let runtime = Runtime::new().unwrap();
+        let ended = Arc::new(AtomicBool::new(false));
+        let ending = Ending(ended.clone());
+        runtime.handle().spawn(async move {
+            let _ending = ending;
+            std::future::pending::<()>().await;
+        });
+        drop(runtime);
+        assert!(ended.load(SeqCst), "it still runs");
+    }
+}
+
 /// A process of its own: it is the threads of a process that are counted.
 #[test]
 fn no_thread_is_left_when_it_is_dropped() {
@@ -104,10 +127,10 @@ fn alone() {
     // Ends its task, which is on our runtime, before that.
     kit.wait(kit.session.close());
     drop(kit);
-    // Nothing is waited for: the drop has, but for those that close connections.
+    // r2d2 does not wait for its threads, nor is it waited for those that close connections.
     let begun = Instant::now();
     while named("leasehold") + named("r2d2") > 0 {
-        assert!(begun.elapsed() < LIMIT, "{} threads", named("leasehold"));
+        assert!(begun.elapsed() < LIMIT, "{} threads", named("leasehold") + named("r2d2"));
         std::thread::sleep(Duration::from_millis(5));
     }
 }
