@@ -99,19 +99,24 @@ pub(crate) async fn count(engine: &Engine, of: &Generation) -> Result<Option<i64
     counted.map(Some)
 }
 
-/// Logs in as `old`, lists who still holds on, and ends their sessions. Not counted among the
-/// pool's own: every place may be taken by those that are to be ended.
+/// Logs in as `old`, lists who still holds on, and ends their sessions. Tells whether Postgres then
+/// showed none any more. Not counted among the pool's own: every place may be taken by those that
+/// are to be ended.
 pub(crate) async fn end_sessions(
     engine: &Engine,
     old: &Arc<Generation>,
-) -> Result<Vec<Holder>, Error> {
+) -> Result<(Vec<Holder>, bool), Error> {
     let link = engine.open_control(old, None, Some(sql::CONTROL_APPLICATION)).await?;
     let ended = end(engine, link.client(), old).await;
     link.close().await;
     ended
 }
 
-async fn end(engine: &Engine, client: &Client, old: &Generation) -> Result<Vec<Holder>, Error> {
+async fn end(
+    engine: &Engine,
+    client: &Client,
+    old: &Generation,
+) -> Result<(Vec<Holder>, bool), Error> {
     // Roles are often made with a default role that owns the tables; that one may not end the
     // login's sessions.
     client.batch_execute("SET ROLE NONE").await?;
@@ -122,7 +127,7 @@ async fn end(engine: &Engine, client: &Client, old: &Generation) -> Result<Vec<H
             let (pid, application) = (row.try_get(0)?, row.try_get(1)?);
             Ok(Holder::new(pid, application, row.try_get(2)?, row.try_get(3)?))
         })
-        .collect::<Result<_, Error>>()?;
+        .collect::<Result<Vec<_>, Error>>()?;
     client.query(sql::END_OWN_SESSIONS, &[]).await?;
     let gone = async {
         while sessions(engine, client, old).await? > 0 {
@@ -132,7 +137,8 @@ async fn end(engine: &Engine, client: &Client, old: &Generation) -> Result<Vec<H
     };
     match tokio::time::timeout(ENDING, gone).await {
         Ok(Err(error)) => Err(error),
-        _ => Ok(holders),
+        Ok(Ok(())) => Ok((holders, true)),
+        Err(_) => Ok((holders, false)),
     }
 }
 

@@ -226,8 +226,8 @@ impl Drain<'_> {
         }
         let generation = self.order.generation();
         let ended = control::end_sessions(self.engine, generation);
-        let forced = match tokio::time::timeout(END, ended).await {
-            Ok(Ok(holders)) => holders,
+        let (forced, gone) = match tokio::time::timeout(END, ended).await {
+            Ok(Ok(ended)) => ended,
             failed => {
                 let why = match failed {
                     Ok(Err(error)) => explain(&error),
@@ -238,10 +238,14 @@ impl Drain<'_> {
                     generation.credential().username()
                 );
                 self.order.warn(self.engine.name(), message);
-                Vec::new()
+                (Vec::new(), false)
             }
         };
         self.engine.abort(self.generation());
+        if gone {
+            // What we still count is a dead socket whose borrower has not noticed: a blocking client.
+            return Drained::at_deadline(forced, 0);
+        }
         let closed = self.engine.ledger.wait(|ledger| ledger.of(self.generation()) == 0);
         // What is not closed then is reported as left.
         let _ = tokio::time::timeout(CUT, closed).await;

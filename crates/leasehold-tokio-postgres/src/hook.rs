@@ -12,7 +12,7 @@ use leasehold::{AttachError, CredentialProvider};
 pub use crate::control::{Unproven, check};
 pub use crate::diagnosis::{explain, is_authentication, kind, refusal, sqlstate};
 pub use crate::engine::{Admission, Engine, EngineSettings, Pooled, Seat, WARMING};
-pub use crate::link::{Dial, Driver, Link, Notifications, TlsDial};
+pub use crate::link::{Dial, Driver, Link, Notifications, TlsDial, with_login};
 pub use crate::managed::Managed;
 pub use crate::slots::{Slots, Slotted};
 pub use crate::spare::{Spare, Spares};

@@ -73,11 +73,7 @@ where
         application: Option<&'a str>,
         notifications: Option<Notifications>,
     ) -> BoxFuture<'a, Result<(Client, Driver), Error>> {
-        let mut config = match login.address() {
-            Some(address) => elsewhere(&self.config, address),
-            None => self.config.clone(),
-        };
-        config.user(login.username()).password(login.expose_password());
+        let mut config = with_login(&self.config, login);
         if let Some(application) = application {
             config.application_name(application);
         }
@@ -91,6 +87,17 @@ where
             Ok((client, driver))
         })
     }
+}
+
+/// `base` with a login's user and password, and its address where it has one.
+#[must_use]
+pub fn with_login(base: &Config, login: &Credential) -> Config {
+    let mut config = match login.address() {
+        Some(address) => elsewhere(base, address),
+        None => base.clone(),
+    };
+    config.user(login.username()).password(login.expose_password());
+    config
 }
 
 /// Runs a connection, and passes on what it is notified of.

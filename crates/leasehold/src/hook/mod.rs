@@ -17,7 +17,9 @@ mod stamps;
 pub use gate::Gate;
 pub use ledger::{Ledger, Ticket};
 pub(crate) use pool::DrainTerms;
-pub use pool::{DrainOrder, Drained, Holder, ManagedPool, Pace, PoolCounts, Proof, Refusal};
+pub use pool::{
+    DrainOrder, Drained, Holder, ManagedPool, Pace, PoolCounts, Proof, Refusal, without,
+};
 pub use sampler::Sampler;
 pub use stamps::Verdict;
 

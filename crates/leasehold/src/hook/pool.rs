@@ -76,9 +76,10 @@ impl Proof {
     }
 }
 
-/// One line of what a server said. I10: one that asks for the password in clear text can say it
-/// back.
-fn without(text: &str, password: &str) -> String {
+/// One line of what a server said, without the password. I10: one that asks for the password in
+/// clear text can say it back.
+#[must_use]
+pub fn without(text: &str, password: &str) -> String {
     // What is that short would be met by chance.
     const SHORTEST: usize = 6;
     if password.len() < SHORTEST {
