@@ -13,6 +13,11 @@ pub struct Readme;
 #[cfg(doctest)]
 pub struct Sources;
 
+/// And of that on settings.
+#[doc = include_str!("../../docs/kv.md")]
+#[cfg(doctest)]
+pub struct Settings;
+
 /// And that on what can be seen.
 #[doc = include_str!("../../docs/observability.md")]
 #[cfg(doctest)]

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use leasehold::clock::Clock;
 use leasehold::{ErrorKind, SourceError};
 use reqwest::Method;
-use reqwest::header::{DATE, HOST, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HOST, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Attempt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -55,6 +55,9 @@ pub(crate) struct Api {
     pub(crate) request_timeout: Duration,
     pub(crate) mint_timeout: Duration,
 }
+
+/// What an endpoint takes for an answer: see [`Endpoint::answers`].
+type Answers = fn(u16, &[u8]) -> bool;
 
 /// An answer: its status and all of its body, which is wiped when dropped.
 pub(crate) struct Reply {
@@ -126,10 +129,10 @@ impl Api {
     }
 
     /// Asks for a login, within `time`.
-    pub(crate) async fn mint<R: DeserializeOwned>(
+    pub(crate) async fn mint<R: DeserializeOwned, E: Endpoint>(
         &self,
         path: &str,
-        endpoint: impl Endpoint,
+        endpoint: E,
         token: &Token,
         time: MintTime,
     ) -> Result<R, Failure> {
@@ -152,16 +155,17 @@ impl Api {
         let request =
             self.request(path, endpoint, self.namespace.as_deref(), Some(token), timeout)?;
         // Boxed, as below: what waits for its turn has no need of the room yet.
-        let answer = Box::pin(self.answer(pass, Op::Issue, path, request, Some(token)));
+        let asked = (path, E::answers as Answers);
+        let answer = Box::pin(self.answer(pass, Op::Issue, asked, request, Some(token)));
         read(Op::Issue, path, &answer.await?)
     }
 
-    /// Makes one call; anything but a 2xx is an error.
-    pub(crate) async fn call(
+    /// Makes one call; anything but what the endpoint takes for an answer, a 2xx, is an error.
+    pub(crate) async fn call<E: Endpoint>(
         &self,
         op: Op,
         path: &str,
-        endpoint: impl Endpoint,
+        endpoint: E,
         token: Option<&Token>,
         timeout: Duration,
     ) -> Result<Reply, Failure> {
@@ -176,20 +180,20 @@ impl Api {
             }
         }
         let pass = self.lanes.enter(op).await;
-        Box::pin(self.answer(pass, op, path, request, token)).await
+        Box::pin(self.answer(pass, op, (path, E::answers), request, token)).await
     }
 
     async fn answer(
         &self,
         pass: Pass<'_>,
         op: Op,
-        path: &str,
+        (path, answers): (&str, Answers),
         request: reqwest::Request,
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
         self.calls.count(op);
         let call = Call::begin(op, path, &self.clock, &self.meter);
-        let answer = self.answer_to(&call, op, path, request, token);
+        let answer = self.answer_to(&call, op, (path, answers), request, token);
         let answer = pass.until_answered(answer.instrument(call.span.clone())).await;
         call.ended(answer.as_ref().err().map(Failure::error));
         answer
@@ -199,13 +203,13 @@ impl Api {
         &self,
         call: &Call<'_>,
         op: Op,
-        path: &str,
+        (path, answers): (&str, Answers),
         request: reqwest::Request,
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
         let sent = confided(op, &request, token);
         let reply = self.send(call, op, path, request).await?;
-        if (200..300).contains(&reply.status) {
+        if answers(reply.status, &reply.body) {
             return Ok(reply);
         }
         let answer = Answer {
@@ -253,12 +257,16 @@ impl Api {
         // By segments: a name with a `?` or `#` in it must not begin another part of the URL.
         url.path_segments_mut().map_err(|()| bad())?.extend(endpoint.path().split('/'));
         url.set_path(&format!("{}/v1{}", self.prefix, url.path()));
+        url.set_query(endpoint.query().as_deref());
         let method = Method::from_bytes(E::METHOD.as_bytes()).map_err(|_| bad())?;
         let mut request = reqwest::Request::new(method, url);
         let mut body = endpoint.body().ok_or_else(bad)?;
         *request.body_mut() = Some(std::mem::take(&mut *body).into());
         // Some servers ask for it, against requests that a browser was tricked into.
         request.headers_mut().insert("x-vault-request", HeaderValue::from_static("true"));
+        if let Some(kind) = E::CONTENT_TYPE {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
         if let Some(namespace) = namespace {
             let value = HeaderValue::from_str(namespace).map_err(|_| bad())?;
             request.headers_mut().insert("x-vault-namespace", value);
@@ -305,7 +313,7 @@ impl Api {
     }
 }
 
-fn read<R: DeserializeOwned>(op: Op, path: &str, reply: &Reply) -> Result<R, Failure> {
+pub(crate) fn read<R: DeserializeOwned>(op: Op, path: &str, reply: &Reply) -> Result<R, Failure> {
     // The parser's own words could repeat a piece of the body.
     let parsed = serde_json::from_slice(&reply.body);
     parsed.map_err(|_| malformed(op, path, "could not be understood").into())
@@ -315,7 +323,7 @@ fn read<R: DeserializeOwned>(op: Op, path: &str, reply: &Reply) -> Result<R, Fai
 /// say them back, yet some plugin may, and that text goes into logs.
 fn confided(op: Op, request: &reqwest::Request, token: Option<&Token>) -> Vec<Zeroizing<String>> {
     let mut sent: Vec<_> = token.map(Token::text).into_iter().collect();
-    if matches!(op, Op::Login | Op::WrapLookup | Op::Write)
+    if matches!(op, Op::Login | Op::WrapLookup | Op::Write | Op::Patch)
         && let Some(body) = request.body().and_then(reqwest::Body::as_bytes)
         && let Ok(body) = serde_json::from_slice(body)
     {

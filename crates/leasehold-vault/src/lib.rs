@@ -99,6 +99,7 @@ pub mod inspect;
 mod keeper;
 mod kv;
 mod kv_entries;
+mod kv_store;
 mod lanes;
 mod limit;
 #[cfg(feature = "metrics")]
@@ -125,6 +126,10 @@ pub use kv::KvSecret;
 /// For the command line.
 #[doc(hidden)]
 pub use kv_entries::{Entries, KvMount};
+pub use kv_store::{
+    KvCache, KvEntry, KvError, KvKeyProblem, KvLoadError, KvLoader, KvMetadata, KvOrigin,
+    KvSection, KvSettings, KvStore, KvVersion, KvVersionState, KvWatch, WriteIf,
+};
 pub use once::once;
 pub use privileges::Missing;
 pub use session::{Session, TokenState};
