@@ -49,11 +49,14 @@ pub struct KvCache {
     max_age: Duration,
     max_stale: Duration,
     patience: Duration,
-    slots: Arc<Mutex<HashMap<(String, Option<u64>), Arc<Slot>>>>,
+    slots: Arc<Mutex<Slots>>,
 }
 
 /// A second is long for a handler that has an answer at hand, and short for a server that works.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// By path, and version if one was asked for.
+type Slots = HashMap<(String, Option<u64>), Arc<Slot>>;
 
 /// One secret, or one version of it.
 struct Slot {

@@ -16,13 +16,13 @@ pub(super) enum Node {
     Signed(i64),
     Float(f64),
     Text(Zeroizing<String>),
-    List(Vec<Node>),
-    Map(BTreeMap<String, Node>),
+    List(Vec<Self>),
+    Map(BTreeMap<String, Self>),
     /// Fields, and environment variables by what follows a prefix. Which field is meant by one of
     /// those is known only where the names of all fields are.
     Variables {
-        fields: BTreeMap<String, Node>,
-        named: BTreeMap<String, Node>,
+        fields: BTreeMap<String, Self>,
+        named: BTreeMap<String, Self>,
     },
     /// Stands for whatever is wanted: for what is missing, so that what else is missing is found.
     MadeUp,

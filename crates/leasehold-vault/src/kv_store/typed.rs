@@ -58,7 +58,7 @@ struct Mended {
 /// The keys on the way to a value.
 enum Trail<'a> {
     Top,
-    Below(&'a Trail<'a>, &'a str),
+    Below(&'a Self, &'a str),
 }
 
 impl Trail<'_> {
