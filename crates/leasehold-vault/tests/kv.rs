@@ -143,6 +143,8 @@ async fn a_version_that_was_destroyed_is_told_from_one_that_was_deleted() {
     let e = kv.read::<Smtp>("smtp").await.expect_err("destroyed");
     assert!(matches!(e, KvError::Destroyed { version: 1, .. }), "{e:?}");
     says(&e, &[&format!("{mount}/data/smtp"), "version 1 was destroyed"]);
+    let e = kv.patch("smtp", &json!({ "port": 1 }), WriteIf::Always).await.expect_err("destroyed");
+    assert!(matches!(e, KvError::Destroyed { version: 1, .. }), "{e:?}");
     let known = kv.metadata("smtp").await.expect("metadata");
     assert_eq!(known.versions[&1].state, KvVersionState::Destroyed);
     kv.delete_all("smtp").await.expect("removed");
@@ -515,7 +517,7 @@ async fn without_a_server_at_all_settings_come_from_the_environment() {
     let loaded = loader.load::<Only>().await.expect("from the environment");
     assert_eq!(loaded.settings.pkg.version, env!("CARGO_PKG_VERSION"));
     assert!(matches!(loaded.sections[0].origin, KvOrigin::Environment(_)));
-    let loader = KvLoader::offline(why).section("a", "shop/a").section("b", "shop/b");
+    let loader = KvLoader::offline(why).section("pkg", "shop/pkg").keys("shop/b");
     let e = loader.load::<Only>().await.expect_err("no way");
     assert_eq!(e.problems.len(), 1, "said once: {e}");
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::Place;
 use crate::api::{self, Reply};
-use crate::classify::Op;
+use crate::classify::{Failure, Op};
 use crate::endpoints::{Endpoint, KvReply, VersionData, VersionedData, VersionedReply};
 use crate::session::Session;
 
@@ -36,24 +36,20 @@ pub(crate) async fn fetch<T: DeserializeOwned>(
         let request = ReadSecret { path: path.to_owned(), version };
         api.call(Op::Read, path, request, Some(&token), api.request_timeout).await
     };
-    understand(Op::Read, place, &session.manage_with(call).await?)
+    understand(place, &session.manage_with(call).await?)
 }
 
 /// An answer that [`is_one`].
-pub(super) fn understand<T: DeserializeOwned>(
-    op: Op,
-    place: &Place,
-    reply: &Reply,
-) -> Result<Found<T>, SourceError> {
+fn understand<T: DeserializeOwned>(place: &Place, reply: &Reply) -> Result<Found<T>, SourceError> {
     if is_nothing(reply.status, &reply.body) {
         return Ok(Found::Nothing);
     }
-    let path = &*place.data();
+    let (op, path) = (Op::Read, &*place.data());
     if !place.versioned {
-        let KvReply { data } = api::read(op, path, reply).map_err(|e| e.into_error())?;
+        let KvReply { data } = api::read(op, path, reply).map_err(Failure::into_error)?;
         return Ok(Found::Here { version: None, value: data });
     }
-    let VersionedReply { data } = api::read(op, path, reply).map_err(|e| e.into_error())?;
+    let VersionedReply { data } = api::read(op, path, reply).map_err(Failure::into_error)?;
     let VersionedData { data, metadata } = data;
     let VersionData { version, deletion_time, destroyed, .. } = metadata;
     Ok(match data {
@@ -88,7 +84,7 @@ impl Endpoint for ReadSecret {
 /// What says how a secret stands, a 404 among them: one with all that is known of a version that
 /// was deleted, and one with nothing for a secret that is not there. One for a mount that is not
 /// there has words.
-pub(super) fn is_one(status: u16, body: &[u8]) -> bool {
+fn is_one(status: u16, body: &[u8]) -> bool {
     let of_a_version = || serde_json::from_slice::<VersionedReply<IgnoredAny>>(body).is_ok();
     (200..300).contains(&status) || is_nothing(status, body) || (status == 404 && of_a_version())
 }

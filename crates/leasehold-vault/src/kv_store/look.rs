@@ -10,7 +10,7 @@ use tracing::warn;
 use super::fetch::{Found, fetch, is_nothing, time};
 use super::place::Place;
 use crate::api;
-use crate::classify::Op;
+use crate::classify::{Failure, Op};
 use crate::endpoints::{Endpoint, Metadata, MetadataReply, VersionData};
 use crate::session::Session;
 use serde::Serialize;
@@ -95,7 +95,7 @@ pub(super) async fn metadata(
     if is_nothing(reply.status, &reply.body) {
         return Ok((None, now));
     }
-    let MetadataReply { data } = api::read(Op::Read, path, &reply).map_err(|e| e.into_error())?;
+    let MetadataReply { data } = api::read(Op::Read, path, &reply).map_err(Failure::into_error)?;
     Ok((Some(data), now))
 }
 

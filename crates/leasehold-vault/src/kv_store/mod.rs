@@ -31,7 +31,7 @@ pub use watch::KvWatch;
 pub use write::WriteIf;
 
 use crate::api;
-use crate::classify::Op;
+use crate::classify::{Failure, Op};
 use crate::endpoints::Endpoint;
 use crate::inspect::{Answer, Keys};
 use crate::session::Session;
@@ -228,7 +228,8 @@ impl KvStore {
         if is_nothing(reply.status, &reply.body) {
             return Ok(Vec::new());
         }
-        let answer: Answer<Keys> = api::read(Op::List, path, &reply).map_err(|e| e.into_error())?;
+        let answer: Answer<Keys> =
+            api::read(Op::List, path, &reply).map_err(Failure::into_error)?;
         Ok(answer.data.keys)
     }
 
