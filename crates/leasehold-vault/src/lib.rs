@@ -16,6 +16,8 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A [`KvStore`] reads and writes the application's other settings through the same session.
+//!
 //! # Tokens
 //!
 //! A database lease dies with the token that made it, and nothing in the lease says so. The
