@@ -11,7 +11,7 @@ use super::environment::{self, named, variables};
 use super::error::KvError;
 use super::node::Node;
 use super::problem::KvKeyProblem;
-use super::typed::{typed, variable};
+use super::typed::{typed_without, variable};
 use super::{KvStore, all};
 
 /// Fills a settings struct from several secrets at once. Made by [`KvStore::loader`], or by
@@ -135,7 +135,8 @@ impl KvLoader {
     ///
     /// # Errors
     /// All that is missing or wrong, with path and key, in one error: secrets that can't be had, keys
-    /// that are not there, and those that are not what the struct takes.
+    /// that are not there, and those that are not what the struct takes. (A field whose type takes no
+    /// empty value, such as a URL, may hide others for as long as it is missing itself.)
     pub async fn load<T: DeserializeOwned>(self) -> Result<KvSettings<T>, KvLoadError> {
         let paths: Vec<String> = self.parts.iter().map(|(_, path)| path.clone()).collect();
         let answers = match &self.from {
@@ -174,6 +175,8 @@ struct Gathered {
     named: BTreeMap<String, Node>,
     sections: Vec<(KvSection, Label)>,
     problems: Vec<KvError>,
+    /// Fields whose secrets could not be had.
+    lacking: Vec<String>,
     /// A secret whose keys are fields could not be had: what is missing may be in it.
     lacks_keys: bool,
 }
@@ -205,7 +208,7 @@ impl Gathered {
             }
             (Err(e), _) => {
                 match field {
-                    Some(field) => drop(self.fields.insert(field.to_owned(), Node::MadeUp)),
+                    Some(field) => self.lacking.push(field.to_owned()),
                     None => self.lacks_keys = true,
                 }
                 let same = |known: &KvError| known.to_string() == e.to_string();
@@ -248,7 +251,7 @@ impl Gathered {
     fn fill<T: DeserializeOwned>(mut self) -> Result<KvSettings<T>, KvLoadError> {
         let (fields, named) = (std::mem::take(&mut self.fields), std::mem::take(&mut self.named));
         let node = Node::Variables { fields, named };
-        match typed(&node) {
+        match typed_without(&node, &self.lacking) {
             Ok(settings) if self.problems.is_empty() => {
                 let sections = self.sections.into_iter().map(|(section, _)| section).collect();
                 Ok(KvSettings { settings, sections })

@@ -21,35 +21,42 @@ static MADE_UP: Node = Node::MadeUp;
 
 /// Reads a struct, or says all that keeps it from being one.
 pub(super) fn typed<T: DeserializeOwned>(node: &Node) -> Result<T, Vec<KvKeyProblem>> {
-    let (mut mended, mut found) = (Mended::default(), Vec::new());
+    typed_without(node, &[])
+}
+
+/// The same where these fields could not be had, of which nothing is said.
+pub(super) fn typed_without<T: DeserializeOwned>(
+    node: &Node,
+    lacking: &[String],
+) -> Result<T, Vec<KvKeyProblem>> {
+    let made_up = lacking.iter().map(|field| vec![field.clone()]).collect();
+    let (mut mended, mut found) = (Mended { made_up, left_out: BTreeSet::new() }, Vec::new());
     loop {
-        match T::deserialize(De { node, mended: &mended, at: &Trail::Top }) {
+        let wrong = match T::deserialize(De { node, mended: &mended, at: &Trail::Top }) {
             Ok(value) if found.is_empty() => return Ok(value),
             Ok(_) => return Err(found),
-            Err(wrong) => {
-                let trail = wrong.trail();
-                let within_made_up = |at: &Vec<String>| trail.starts_with(at);
-                // A type that takes no value of ours: what else is wrong stays unknown.
-                let no_way_on = trail.is_empty() || mended.made_up.iter().any(within_made_up);
-                if no_way_on && !found.is_empty() {
-                    return Err(found);
-                }
-                let places = match wrong.how {
-                    How::Unknown => &mut mended.left_out,
-                    _ => &mut mended.made_up,
-                };
-                places.insert(trail);
-                found.push(wrong.problem());
-                if no_way_on {
-                    return Err(found);
-                }
-            }
+            Err(wrong) => wrong,
+        };
+        let trail = wrong.trail();
+        let whole = trail.is_empty();
+        let of_our_making = |at: &Vec<String>| whole || trail.starts_with(at);
+        // A type that takes no value of ours: what else is wrong stays unknown.
+        if mended.made_up.iter().any(of_our_making) {
+            return Err(found);
+        }
+        let places = match wrong.how {
+            How::Unknown => &mut mended.left_out,
+            _ => &mut mended.made_up,
+        };
+        places.insert(trail);
+        found.push(wrong.problem());
+        if whole {
+            return Err(found);
         }
     }
 }
 
 /// Where what was found wrong is put right, so that the rest can be read.
-#[derive(Default)]
 struct Mended {
     made_up: BTreeSet<Vec<String>>,
     left_out: BTreeSet<Vec<String>>,

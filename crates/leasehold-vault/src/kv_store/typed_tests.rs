@@ -130,6 +130,8 @@ fn a_key_that_is_none_of_the_settings_and_a_type_of_its_own_are_told() {
     assert_eq!(picky, ["the whole is not what the settings take"]);
     // Nothing is said of what was made up.
     assert_eq!(told::<WithPicky>(&node("{}")), ["`inner` is missing"]);
+    let nothing_to_say = typed_without::<WithPicky>(&node(r#"{"last":1}"#), &["inner".to_owned()]);
+    assert_eq!(nothing_to_say.err().map(|found| found.len()), Some(0));
     assert!(typed::<Picky>(&node(r#""right""#)).is_ok());
     assert_eq!(told::<Smtp>(&node("[]")).len(), 1);
 }
