@@ -18,6 +18,11 @@ pub struct Sources;
 #[cfg(doctest)]
 pub struct Transit;
 
+/// And of that on settings.
+#[doc = include_str!("../../docs/kv.md")]
+#[cfg(doctest)]
+pub struct Settings;
+
 /// And that on what can be seen.
 #[doc = include_str!("../../docs/observability.md")]
 #[cfg(doctest)]

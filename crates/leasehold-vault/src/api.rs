@@ -11,7 +11,7 @@ use bytes::Bytes;
 use leasehold::clock::Clock;
 use leasehold::{ErrorKind, SourceError};
 use reqwest::Method;
-use reqwest::header::{DATE, HOST, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HOST, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Attempt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -57,6 +57,9 @@ pub(crate) struct Api {
     pub(crate) request_timeout: Duration,
     pub(crate) mint_timeout: Duration,
 }
+
+/// What an endpoint takes for an answer: see [`Endpoint::answers`].
+type Answers = fn(u16, &[u8]) -> bool;
 
 /// An answer: its status and all of its body, which is wiped when dropped.
 pub(crate) struct Reply {
@@ -128,10 +131,10 @@ impl Api {
     }
 
     /// Asks for a login, within `time`.
-    pub(crate) async fn mint<R: DeserializeOwned>(
+    pub(crate) async fn mint<R: DeserializeOwned, E: Endpoint>(
         &self,
         path: &str,
-        endpoint: impl Endpoint,
+        endpoint: E,
         token: &Token,
         time: MintTime,
     ) -> Result<R, Failure> {
@@ -154,16 +157,17 @@ impl Api {
         let request =
             self.request(path, endpoint, self.namespace.as_deref(), Some(token), timeout)?;
         // Boxed, as below: what waits for its turn has no need of the room yet.
-        let answer = Box::pin(self.answer(pass, Op::Issue, path, request, Some(token)));
+        let asked = (path, E::answers as Answers);
+        let answer = Box::pin(self.answer(pass, Op::Issue, asked, request, Some(token)));
         read(Op::Issue, path, &answer.await?)
     }
 
-    /// Makes one call; an answer that is none to what was asked is an error.
-    pub(crate) async fn call(
+    /// Makes one call; anything but what the endpoint takes for an answer, a 2xx, is an error.
+    pub(crate) async fn call<E: Endpoint>(
         &self,
         op: Op,
         path: &str,
-        endpoint: impl Endpoint,
+        endpoint: E,
         token: Option<&Token>,
         timeout: Duration,
     ) -> Result<Reply, Failure> {
@@ -178,20 +182,20 @@ impl Api {
             }
         }
         let pass = self.lanes.enter(op).await;
-        Box::pin(self.answer(pass, op, path, request, token)).await
+        Box::pin(self.answer(pass, op, (path, E::answers), request, token)).await
     }
 
     async fn answer(
         &self,
         pass: Pass<'_>,
         op: Op,
-        path: &str,
+        (path, answers): (&str, Answers),
         request: reqwest::Request,
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
         self.calls.count(op);
         let call = Call::begin(op, path, &self.clock, &self.meter);
-        let answer = self.answer_to(&call, op, path, request, token);
+        let answer = self.answer_to(&call, op, (path, answers), request, token);
         let answer = pass.until_answered(answer.instrument(call.span.clone())).await;
         call.ended(match &answer {
             Ok(reply) if reply.status >= 500 => Some(ErrorKind::ServerFault),
@@ -206,14 +210,14 @@ impl Api {
         &self,
         call: &Call<'_>,
         op: Op,
-        path: &str,
+        (path, answers): (&str, Answers),
         request: reqwest::Request,
         token: Option<&Token>,
     ) -> Result<Reply, Failure> {
         // For what is said of a failure: the body is not copied for it.
         let asked = request.try_clone();
         let reply = self.send(call, op, path, request).await?;
-        if op.is_answered_by(reply.status) {
+        if answers(reply.status, &reply.body) {
             return Ok(reply);
         }
         let sent = confided(op, asked.as_ref(), token);
@@ -262,6 +266,7 @@ impl Api {
         // By segments: a name with a `?` or `#` in it must not begin another part of the URL.
         url.path_segments_mut().map_err(|()| bad())?.extend(endpoint.path().split('/'));
         url.set_path(&format!("{}/v1{}", self.prefix, url.path()));
+        url.set_query(endpoint.query().as_deref());
         let method = Method::from_bytes(E::METHOD.as_bytes()).map_err(|_| bad())?;
         let mut request = reqwest::Request::new(method, url);
         let body = endpoint.body().ok_or_else(bad)?;
@@ -269,6 +274,9 @@ impl Api {
         *request.body_mut() = Some(Bytes::from_owner(body).into());
         // Some servers ask for it, against requests that a browser was tricked into.
         request.headers_mut().insert("x-vault-request", HeaderValue::from_static("true"));
+        if let Some(kind) = E::CONTENT_TYPE {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
         if let Some(namespace) = namespace {
             let value = HeaderValue::from_str(namespace).map_err(|_| bad())?;
             request.headers_mut().insert("x-vault-namespace", value);
@@ -315,7 +323,7 @@ impl Api {
     }
 }
 
-fn read<R: DeserializeOwned>(op: Op, path: &str, reply: &Reply) -> Result<R, Failure> {
+pub(crate) fn read<R: DeserializeOwned>(op: Op, path: &str, reply: &Reply) -> Result<R, Failure> {
     // The parser's own words could repeat a piece of the body.
     let parsed = serde_json::from_slice(&reply.body);
     parsed.map_err(|_| malformed(op, path, "could not be understood").into())
@@ -329,7 +337,7 @@ fn confided(
     token: Option<&Token>,
 ) -> Vec<Zeroizing<String>> {
     let mut sent: Vec<_> = token.map(Token::text).into_iter().collect();
-    if matches!(op, Op::Login | Op::WrapLookup | Op::Write | Op::Transit)
+    if matches!(op, Op::Login | Op::WrapLookup | Op::Write | Op::Patch | Op::Transit)
         && let Some(body) = request.and_then(reqwest::Request::body)
         && let Some(body) = body.as_bytes()
         && let Ok(body) = serde_json::from_slice(body)

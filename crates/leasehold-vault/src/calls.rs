@@ -14,7 +14,7 @@ pub struct CallCounts {
     pub token_renew: u64,
     /// Credentials minted.
     pub issue: u64,
-    /// Static roles and secrets read, and looked at for changes.
+    /// Static roles and secrets read, listed, and looked at for changes.
     pub read: u64,
     /// Renewals of leases.
     pub renew: u64,
@@ -47,11 +47,12 @@ impl Calls {
             Op::Login => &self.login,
             Op::TokenRenew => &self.token_renew,
             Op::Issue => &self.issue,
-            Op::Read => &self.read,
+            Op::Read | Op::List => &self.read,
             Op::Renew => &self.renew,
             Op::Revoke => &self.revoke,
             Op::TokenLookup | Op::TokenRevoke | Op::Health => &self.other,
-            Op::Write | Op::WrapLookup | Op::Unwrap => &self.other,
+            Op::Write | Op::Patch | Op::Delete => &self.other,
+            Op::WrapLookup | Op::Unwrap => &self.other,
             Op::Privileges => &self.privileges,
             Op::Transit => &self.transit,
         };

@@ -20,8 +20,11 @@ pub(crate) enum Op {
     Issue,
     /// What can be asked as often as one likes: nothing is made by it.
     Read,
-    /// A secret of a KV engine.
+    /// A secret of a KV engine, and what is known about it.
     Write,
+    Patch,
+    Delete,
+    List,
     Renew,
     Revoke,
     Health,
@@ -42,6 +45,9 @@ impl Op {
         Self::Issue,
         Self::Read,
         Self::Write,
+        Self::Patch,
+        Self::Delete,
+        Self::List,
         Self::Renew,
         Self::Revoke,
         Self::Health,
@@ -61,6 +67,9 @@ impl Op {
             Self::Issue => "issue",
             Self::Read => "read",
             Self::Write => "write",
+            Self::Patch => "patch",
+            Self::Delete => "delete",
+            Self::List => "list",
             Self::Renew => "renew",
             Self::Revoke => "revoke",
             Self::Health => "health",
@@ -80,6 +89,9 @@ impl Op {
             Self::Issue => "issuing a login from",
             Self::Read => "reading",
             Self::Write => "writing",
+            Self::Patch => "patching",
+            Self::Delete => "deleting",
+            Self::List => "listing",
             Self::Renew => "renewing a lease of",
             Self::Revoke => "revoking a lease of",
             Self::Health => "asking for",
@@ -95,6 +107,9 @@ impl Op {
         let path = match self {
             Self::Issue | Self::Read => return format!("`read` on {path}"),
             Self::Write => return format!("`create` and `update` on {path}"),
+            Self::Patch => return format!("`patch` on {path}"),
+            Self::Delete => return format!("`delete` on {path}"),
+            Self::List => return format!("`list` on {path}/"),
             Self::TokenLookup => return "`read` on auth/token/lookup-self".to_owned(),
             Self::Login | Self::Health | Self::WrapLookup | Self::Unwrap => path,
             Self::Privileges | Self::Transit => path,
@@ -104,13 +119,6 @@ impl Op {
             Self::Revoke => "sys/leases/revoke",
         };
         format!("`update` on {path}")
-    }
-
-    /// Whether an answer of this status is one to what was asked. A Transit engine's refusals may
-    /// hold results, and are told apart by whoever asked it.
-    pub(crate) fn is_answered_by(self, status: u16) -> bool {
-        let refused = matches!(status, 400 | 404 | 405 | 413 | 500);
-        (200..300).contains(&status) || (self == Self::Transit && refused)
     }
 }
 

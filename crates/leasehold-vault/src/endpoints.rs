@@ -1,6 +1,6 @@
 //! What goes over the wire.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::time::Duration;
 
@@ -13,18 +13,38 @@ use zeroize::{Zeroize, Zeroizing};
 pub(crate) trait Endpoint: Serialize + Sized {
     const METHOD: &str = "GET";
 
+    /// Of the body, where the server looks at it.
+    const CONTENT_TYPE: Option<&'static str> = None;
+
     /// Below `/v1/`. Characters that no path can hold are encoded later.
     fn path(&self) -> String;
 
+    /// What stands behind the `?` of the path.
+    fn query(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether an answer of this status and body is one that its caller reads. Any other is an
+    /// error.
+    fn answers(status: u16, _body: &[u8]) -> bool {
+        (200..300).contains(&status)
+    }
+
     /// The fields as JSON; empty where there are none. `None` if they can't be written as such.
     fn body(self) -> Option<Zeroizing<Vec<u8>>> {
-        let mut body = Wiped(Zeroizing::new(Vec::with_capacity(1024)));
-        serde_json::to_writer(&mut body, &self).ok()?;
-        if body.0.as_slice() == b"{}" {
-            body.0.clear();
+        let mut body = json(&self)?;
+        if body.as_slice() == b"{}" {
+            body.clear();
         }
-        Some(body.0)
+        Some(body)
     }
+}
+
+/// A value as JSON, if it can be written as such.
+pub(crate) fn json(value: &impl Serialize) -> Option<Zeroizing<Vec<u8>>> {
+    let mut body = Wiped(Zeroizing::new(Vec::with_capacity(1024)));
+    serde_json::to_writer(&mut body, value).ok()?;
+    Some(body.0)
 }
 
 /// Writes into memory of ours.
@@ -370,25 +390,36 @@ fn seconds<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
 
 /// The answer of a KV engine of version 1.
 #[derive(Deserialize)]
-pub(crate) struct KvReply {
-    pub(crate) data: LoginForm,
+pub(crate) struct KvReply<T = LoginForm> {
+    pub(crate) data: T,
 }
 
 /// The answer of a KV engine of version 2.
 #[derive(Deserialize)]
-pub(crate) struct VersionedReply {
-    pub(crate) data: VersionedData,
+pub(crate) struct VersionedReply<T = LoginForm> {
+    pub(crate) data: VersionedData<T>,
 }
 
 #[derive(Deserialize)]
-pub(crate) struct VersionedData {
-    pub(crate) data: LoginForm,
+pub(crate) struct VersionedData<T = LoginForm> {
+    /// None of a version that was deleted or destroyed: then the status is 404.
+    pub(crate) data: Option<T>,
     pub(crate) metadata: VersionData,
 }
 
+/// What is known of a version.
 #[derive(Deserialize)]
 pub(crate) struct VersionData {
+    /// Not said where it is the key of what is said.
+    #[serde(default)]
     pub(crate) version: u64,
+    #[serde(default)]
+    pub(crate) created_time: String,
+    /// Empty, or when it was deleted. In the future where versions end by themselves.
+    #[serde(default)]
+    pub(crate) deletion_time: String,
+    #[serde(default)]
+    pub(crate) destroyed: bool,
 }
 
 /// What a KV engine of version 2 knows of a secret.
@@ -400,6 +431,14 @@ pub(crate) struct MetadataReply {
 #[derive(Deserialize)]
 pub(crate) struct Metadata {
     pub(crate) current_version: u64,
+    #[serde(default)]
+    pub(crate) versions: BTreeMap<u64, VersionData>,
+    #[serde(default)]
+    pub(crate) custom_metadata: Option<BTreeMap<String, String>>,
+    #[serde(default)]
+    pub(crate) cas_required: bool,
+    #[serde(default)]
+    pub(crate) max_versions: u64,
 }
 
 /// The answer to a renewal of a lease.

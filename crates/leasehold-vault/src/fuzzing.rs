@@ -158,7 +158,7 @@ pub fn understand(question: u8, body: &[u8]) -> Option<Understood> {
         5 => {
             let VersionedReply { data } = read(body)?;
             all.show(data.metadata.version);
-            all.login(data.data);
+            all.login(data.data?);
         }
         6 => {
             let MetadataReply { data } = read(body)?;

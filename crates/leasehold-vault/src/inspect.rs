@@ -103,8 +103,8 @@ pub(crate) struct Answer<T> {
 }
 
 #[derive(Deserialize)]
-struct Keys {
-    keys: Vec<String>,
+pub(crate) struct Keys {
+    pub(crate) keys: Vec<String>,
 }
 
 #[derive(Deserialize)]

@@ -1,25 +1,19 @@
 //! A login that somebody keeps in a KV engine.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use leasehold::{Credential, CredentialSource, ErrorKind, Issued, Lease, LoginForm, SourceError};
-use serde::de::DeserializeOwned;
 use tracing::{debug, warn};
 
-use crate::classify::Op;
-use crate::endpoints::{KvReply, MetadataReply, ReadPath, VersionedReply};
+use crate::kv_store::fetch::{Found, fetch};
+use crate::kv_store::look::Look;
+use crate::kv_store::pace::{self, Pace};
+use crate::kv_store::place::Place;
 use crate::privileges::{self, Missing, Need, Teller};
-use crate::schedule;
 use crate::seat::Seat;
 use crate::session::Session;
-
-/// Whoever changes the secret keeps the old login valid for a while, or has to live with what
-/// breaks meanwhile: half a minute is short for a person, and two requests a minute are nothing
-/// for the server.
-const CHECK_EVERY: Duration = Duration::from_secs(30);
 
 /// A [`CredentialSource`] on a secret of a KV engine, for logins that are kept there by hand or by
 /// another tool.
@@ -37,15 +31,13 @@ const CHECK_EVERY: Duration = Duration::from_secs(30);
 /// the login before it stays in use.
 pub struct KvSecret {
     seat: Seat,
-    version: u8,
+    place: Place,
     /// Where the secret is read.
     data: String,
-    /// Where its version is: the same for an engine without versions.
-    metadata: String,
     check_every: Duration,
     teller: Teller,
     seen: Mutex<Option<Seen>>,
-    no_metadata: AtomicBool,
+    look: Look,
 }
 
 /// What the last issue saw, whether it could use it or not.
@@ -57,20 +49,15 @@ struct Seen {
 
 impl KvSecret {
     pub(crate) fn new(session: Session, version: u8, mount: &str, path: &str) -> Self {
-        let (mount, path) = (mount.trim_matches('/'), path.trim_matches('/'));
-        let (data, metadata) = match version {
-            1 => (format!("{mount}/{path}"), format!("{mount}/{path}")),
-            _ => (format!("{mount}/data/{path}"), format!("{mount}/metadata/{path}")),
-        };
+        let place = Place::new(mount, path, version != 1);
         Self {
             seat: Seat::take(session),
-            version,
-            data,
-            metadata,
-            check_every: CHECK_EVERY,
+            data: place.data(),
+            place,
+            check_every: pace::USUALLY,
             teller: Teller::default(),
             seen: Mutex::new(None),
-            no_metadata: AtomicBool::new(version == 1),
+            look: Look::default(),
         }
     }
 
@@ -78,7 +65,7 @@ impl KvSecret {
     /// replicas do not ask together. No less than a second.
     #[must_use]
     pub fn check_every(mut self, period: Duration) -> Self {
-        self.check_every = period.max(Duration::from_secs(1));
+        self.check_every = period;
         self
     }
 
@@ -101,46 +88,35 @@ impl KvSecret {
 
     fn needs(&self) -> Vec<Need> {
         let mut needs = vec![Need::read(&self.data, "the login can't be read")];
-        if self.version != 1 {
+        if self.place.versioned {
             let without = "the secret itself is read each time, to see whether it changed";
-            needs.push(Need::read(&self.metadata, without));
+            needs.push(Need::read(&self.place.metadata(), without));
         }
         needs
     }
 
-    async fn get<R: DeserializeOwned>(&self, path: &str) -> Result<R, SourceError> {
-        let api = self.session().api();
-        let call = async |token| {
-            let request = ReadPath { path: path.to_owned() };
-            api.json(Op::Read, path, request, Some(&token), api.request_timeout).await
-        };
-        self.session().manage_with(call).await
-    }
-
     /// The secret as it is, and its version where there is one.
     async fn read(&self) -> Result<(Option<u64>, LoginForm), SourceError> {
-        if self.version == 1 {
-            let KvReply { data } = self.get(&self.data).await?;
-            return Ok((None, data));
-        }
-        match self.get(&self.data).await {
-            Ok(VersionedReply { data }) => Ok((Some(data.metadata.version), data.data)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Err(self.why_not_found(e).await),
-            Err(e) => Err(e),
+        let gone = |version| {
+            self.note(Some(version), None);
+            self.not_found(&format!(
+                "its current version, {version}, was deleted or destroyed: undelete it, or write \
+                 another"
+            ))
+        };
+        match fetch(self.session(), &self.place, None).await? {
+            Found::Here { version, value } => Ok((version, value)),
+            Found::Deleted { version, .. } | Found::Destroyed { version } => Err(gone(version)),
+            Found::Nothing => Err(self.nothing()),
         }
     }
 
-    /// The server answers alike for a secret that never was and for a version that was deleted.
-    async fn why_not_found(&self, e: SourceError) -> SourceError {
-        let Ok(MetadataReply { data }) = self.get(&self.metadata).await else {
-            return e;
-        };
-        let message = format!(
-            "{}: its current version, {}, was deleted or destroyed: undelete it, or write another",
-            self.data, data.current_version
-        );
-        self.note(Some(data.current_version), None);
-        SourceError::new(ErrorKind::NotFound, message)
+    fn nothing(&self) -> SourceError {
+        self.not_found("there is no such secret: write one, or check the mount and the path")
+    }
+
+    fn not_found(&self, what: &str) -> SourceError {
+        SourceError::new(ErrorKind::NotFound, format!("{}: {what}", self.data))
     }
 
     fn note(&self, version: Option<u64>, credential: Option<Credential>) {
@@ -158,27 +134,13 @@ impl KvSecret {
 
     /// Whether there is something else than what was seen.
     async fn differs(&self, seen: &Seen) -> Result<bool, SourceError> {
-        if !self.no_metadata.load(Ordering::Relaxed) {
-            match self.get(&self.metadata).await {
-                Ok(MetadataReply { data }) => {
-                    return Ok(Some(data.current_version) != seen.version);
-                }
-                Err(e) if e.kind() == ErrorKind::Denied => {
-                    self.no_metadata.store(true, Ordering::Relaxed);
-                    warn!(
-                        error = %e,
-                        "the secret itself is read each time instead, to see whether it changed: \
-                         grant `read` on {}", self.metadata
-                    );
-                }
-                Err(e) => return Err(e),
-            }
+        if self.place.versioned {
+            let version = self.look.state(self.session(), &self.place).await?.version();
+            // What was removed is no news: the login stays.
+            return version.map_or_else(|| Err(self.nothing()), |v| Ok(Some(v) != seen.version));
         }
         let (version, form) = self.read().await?;
-        if version.is_some() {
-            return Ok(version != seen.version);
-        }
-        // What makes no sense is no news: the login stays.
+        // What makes no sense is no news either.
         let now = self.login(version, form)?;
         Ok(!seen.credential.as_ref().is_some_and(|old| is_same(old, &now)))
     }
@@ -206,29 +168,17 @@ impl CredentialSource for KvSecret {
             return std::future::pending().await;
         };
         let clock = self.session().clock();
-        let mut failures = 0;
+        let mut pace = Pace::every(self.check_every);
         loop {
-            let mut pause = self.check_every.mul_f64(1.0 - 0.2 * fastrand::f64());
-            if failures > 0 {
-                // Told once; asked no more often than if all were well.
-                pause = pause.max(schedule::backoff(failures, None, None));
-            }
-            clock.sleep_until(clock.now() + pause).await;
+            pace.wait(clock).await;
             match self.differs(&seen).await {
                 Ok(true) => return,
-                Ok(false) => failures = 0,
-                Err(e) => {
-                    failures += 1;
-                    if failures == 1 {
-                        warn!(
-                            error = %e,
-                            "can't look for a change: the login that was read before stays in use"
-                        );
-                    }
-                    if let Some(after) = e.server_retry_after() {
-                        clock.sleep_until(clock.now() + after).await;
-                    }
-                }
+                Ok(false) => pace.succeeded(),
+                Err(e) if pace.failed(&e) => warn!(
+                    error = %e,
+                    "can't look for a change: the login that was read before stays in use"
+                ),
+                Err(_) => {}
             }
         }
     }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use leasehold::{ErrorKind, SourceError};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::classify::Op;
-use crate::endpoints::{Metadata, WriteBody};
+use crate::endpoints::{VersionData, WriteBody};
 use crate::inspect::{self, Answer};
+use crate::kv_store::fetch::{Found, fetch};
+use crate::kv_store::place::Place;
+use crate::kv_store::write::is_conflict;
 use crate::session::Session;
 
 /// Where an engine is mounted, and which path below it was asked for.
@@ -41,18 +43,6 @@ impl fmt::Debug for Entries {
         let keys: Vec<_> = self.values.keys().collect();
         f.debug_struct("Entries").field("version", &self.version).field("keys", &keys).finish()
     }
-}
-
-#[derive(Deserialize)]
-struct SecretData {
-    #[serde(default)]
-    data: Option<BTreeMap<String, Value>>,
-    metadata: VersionOnly,
-}
-
-#[derive(Deserialize)]
-struct VersionOnly {
-    version: u64,
 }
 
 impl Session {
@@ -92,27 +82,15 @@ impl Session {
     /// As any call: denied, sealed, out of reach.
     #[doc(hidden)]
     pub async fn kv2_entries(&self, mount: &str, path: &str) -> Result<Entries, SourceError> {
-        let read: Result<SecretData, _> =
-            inspect::read(self, &format!("{mount}/data/{path}")).await;
-        match read {
-            Ok(data) => Ok(Entries {
-                version: data.metadata.version,
-                values: data.data.unwrap_or_default(),
-            }),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                let metadata: Result<Metadata, _> =
-                    inspect::read(self, &format!("{mount}/metadata/{path}")).await;
-                let version = match metadata {
-                    Ok(data) => data.current_version,
-                    // Not there, or not allowed to look: it is taken for new, and check-and-set
-                    // says if it is not.
-                    Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Denied) => 0,
-                    Err(e) => return Err(e),
-                };
-                Ok(Entries { version, values: BTreeMap::new() })
+        Ok(match fetch(self, &Place::new(mount, path, true), None).await? {
+            Found::Here { version, value } => {
+                Entries { version: version.unwrap_or_default(), values: value }
             }
-            Err(e) => Err(e),
-        }
+            Found::Deleted { version, .. } | Found::Destroyed { version } => {
+                Entries { version, values: BTreeMap::new() }
+            }
+            Found::Nothing => Entries::default(),
+        })
     }
 
     /// Writes a secret if `entries.version` is still its version, and returns the new one.
@@ -126,7 +104,7 @@ impl Session {
         path: &str,
         entries: &Entries,
     ) -> Result<u64, SourceError> {
-        let (secret, path) = (path, format!("{mount}/data/{path}"));
+        let path = Place::new(mount, path, true).data();
         let body = json!({ "options": { "cas": entries.version }, "data": entries.values });
         let body = body.to_string().into_bytes();
         let api = self.api();
@@ -134,21 +112,14 @@ impl Session {
             let request = WriteBody { path: path.clone(), body: body.clone() };
             api.json(Op::Write, &path, request, Some(&token), api.request_timeout).await
         };
-        let written: Result<Answer<VersionOnly>, _> = self.manage_with(call).await;
-        written.map(|reply| reply.data.version).map_err(|e| match e.to_string() {
-            said if said.contains("did not match the current version") => {
-                let was_new = match entries.version {
-                    0 => format!(
-                        ", or it was deleted, and `read` on {mount}/metadata/{secret} is missing"
-                    ),
-                    _ => String::new(),
-                };
-                let message = format!(
-                    "writing {path}: somebody has written it meanwhile: look at it again{was_new}"
-                );
+        let written: Result<Answer<VersionData>, _> = self.manage_with(call).await;
+        written.map(|reply| reply.data.version).map_err(|e| match e {
+            e if is_conflict(&e) => {
+                let message =
+                    format!("writing {path}: somebody has written it meanwhile: look at it again");
                 SourceError::new(ErrorKind::Other, message)
             }
-            _ => e,
+            e => e,
         })
     }
 }

@@ -19,11 +19,18 @@ pub(crate) const USUAL: usize = 16;
 /// request ends: at 120 s to 12 times the limit.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
 
-/// Lanes, so that what keeps logins alive, and what ends them, never waits behind requests for new
-/// ones, and neither behind what the application asks a Transit engine. What concerns the session's own token is one request at a time and passes by.
+/// How many more of what is only read: that costs the server a look into its storage, and no
+/// connection to a database. A service reads its settings when it starts, and waits for the last
+/// of them: a hundred are there after two round trips.
+const READS: usize = 4;
+
+/// Lanes, so that what keeps logins alive, and what ends them, never waits behind requests for
+/// new ones, nor does what is only read, or what the application asks a Transit engine. What
+/// concerns the session's own token is one request at a time and passes by.
 pub(crate) struct Lanes {
     making: Semaphore,
     keeping: Semaphore,
+    reading: Semaphore,
     serving: Semaphore,
 }
 
@@ -34,13 +41,16 @@ pub(crate) struct Pass<'a> {
 
 impl Lanes {
     pub(crate) fn new(most: usize) -> Self {
-        let lane = || Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS));
-        Self { making: lane(), keeping: lane(), serving: lane() }
+        let lane = |most: usize| Semaphore::new(most.clamp(1, Semaphore::MAX_PERMITS));
+        let reading = lane(most.max(1).saturating_mul(READS));
+        Self { making: lane(most), keeping: lane(most), reading, serving: lane(most) }
     }
 
     fn of(&self, op: Op) -> Option<&Semaphore> {
         match op {
-            Op::Issue | Op::Read | Op::Write | Op::Privileges => Some(&self.making),
+            Op::Issue | Op::Privileges => Some(&self.making),
+            Op::Write | Op::Patch | Op::Delete => Some(&self.making),
+            Op::Read | Op::List => Some(&self.reading),
             Op::Renew | Op::Revoke => Some(&self.keeping),
             Op::Transit => Some(&self.serving),
             Op::Login | Op::TokenLookup | Op::TokenRenew | Op::TokenRevoke => None,
@@ -85,8 +95,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn renewals_and_revocations_pass_mints_and_the_tokens_own_calls_pass_all() {
         let lanes = Lanes::new(2);
-        let _mints = (lanes.enter(Op::Issue).await, lanes.enter(Op::Read).await);
+        let _mints = (lanes.enter(Op::Issue).await, lanes.enter(Op::Write).await);
         assert!(timeout(NOW, lanes.enter(Op::Issue)).await.is_err(), "two at a time");
+        let mut reads = Vec::new();
+        for _ in 0..2 * READS {
+            reads.push(lanes.enter(Op::Read).await);
+        }
+        assert!(timeout(NOW, lanes.enter(Op::List)).await.is_err(), "some more");
         let renewals = (lanes.enter(Op::Renew).await, lanes.enter(Op::Revoke).await);
         assert!(timeout(NOW, lanes.enter(Op::Renew)).await.is_err(), "two at a time");
         for op in [Op::Login, Op::TokenRenew, Op::TokenRevoke, Op::Health] {

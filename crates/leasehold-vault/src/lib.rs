@@ -16,6 +16,8 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A [`KvStore`] reads and writes the application's other settings through the same session.
+//!
 //! # Tokens
 //!
 //! A database lease dies with the token that made it, and nothing in the lease says so. The
@@ -99,6 +101,7 @@ pub mod inspect;
 mod keeper;
 mod kv;
 mod kv_entries;
+mod kv_store;
 mod lanes;
 mod limit;
 #[cfg(feature = "metrics")]
@@ -126,6 +129,10 @@ pub use kv::KvSecret;
 /// For the command line.
 #[doc(hidden)]
 pub use kv_entries::{Entries, KvMount};
+pub use kv_store::{
+    KvCache, KvEntry, KvError, KvKeyProblem, KvLoadError, KvLoader, KvMetadata, KvOrigin,
+    KvSection, KvSettings, KvStore, KvVersion, KvVersionState, KvWatch, WriteIf,
+};
 pub use once::once;
 pub use privileges::Missing;
 pub use session::{Session, TokenState};

@@ -9,11 +9,12 @@ use std::path::Path;
 use std::task::Poll;
 use std::time::Duration;
 
+use common::kv::mount_kv;
 use common::{approle, config, long_role, own_stack, until};
 use leasehold::{CredentialSource, RevokeMode};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, Stack, TestDb, eventually};
-use leasehold_vault::{Entries, Session, VaultConfig, inspect, once};
-use serde_json::json;
+use leasehold_vault::{Entries, Session, VaultConfig, WriteIf, inspect, once};
+use serde_json::{Value, json};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -363,6 +364,81 @@ async fn what_is_asked_of_transit_may_be_dropped_at_any_point() {
     until(|| tasks() <= base).await;
 }
 
+/// What was dropped was done or not, and hinders nobody who does it again.
+#[tokio::test]
+async fn settings_are_read_and_written_after_any_of_it_was_dropped() {
+    let stack = own_stack().await;
+    let rights = "path \"kv/*\" { capabilities = \
+                  [\"create\", \"read\", \"update\", \"patch\", \"delete\", \"list\"] }";
+    let tokens = AppRoleSpec::new().token_ttl(Duration::from_secs(3600)).extra_policy(rights);
+    let db = stack.database(DatabaseSpec::new("cutkv").app_role(tokens)).await.expect("database");
+    mount_kv(&stack, "kv", 2).await;
+    let base = tasks();
+    let session = Session::login(patient(&db), approle(&db).await).await.expect("login");
+    let kv = session.kv2_store("kv");
+    let value = json!({ "a": "1" });
+    for path in ["app", "gone"] {
+        kv.write(path, &value, WriteIf::New).await.expect("written");
+    }
+    // One is kept, so that there is something to be deleted besides.
+    kv.write("app", &value, WriteIf::Version(1)).await.expect("written");
+    let cache = kv.cached(Duration::ZERO).patience(LONG);
+    let whole = |answers: Vec<Result<_, _>>| answers.into_iter().collect::<Result<Vec<_>, _>>();
+    macro_rules! each {
+        ($($name:literal: $call:expr;)*) => {$(
+            in_all_states($name, &db, async || $call, async |what, _| {
+                $call.expect(what);
+            })
+            .await;
+        )*};
+    }
+    each! {
+        "read": kv.read::<Value>("app").await;
+        "read_version": kv.read_version::<Value>("app", 1).await;
+        "read_many": whole(kv.read_many::<Value>(["app", "gone", "app"]).await);
+        "read_or_env": kv.read_or_env::<Value>("app", "CARGO_PKG_").await;
+        "list": kv.list("").await;
+        "metadata": kv.metadata("app").await;
+        "load": kv.loader().keys("app").section("b", "gone").load::<Value>().await;
+        "watch": kv.watch::<Value>("app").expect("a path").changed().await;
+        "write": kv.write("app", &value, WriteIf::Always).await;
+        "patch": kv.patch("app", &value, WriteIf::Always).await;
+        "delete": kv.delete("gone").await;
+        "delete_versions": kv.delete_versions("gone", &[1]).await;
+        "undelete": kv.undelete("gone", &[1]).await;
+        "destroy": kv.destroy("gone", &[1]).await;
+        "delete_all": kv.delete_all("gone").await;
+    }
+    // Its request goes on, and may be refused yet when the next one asks.
+    let answers = async |what: &str| {
+        eventually(what, LONG, async || Ok(cache.read::<Value>("app").await.is_ok()))
+            .await
+            .expect(what);
+    };
+    let read = async || cache.read::<Value>("app").await;
+    in_all_states("cached", &db, read, async |what, _| answers(what).await).await;
+    let read = async || cache.read_version::<Value>("app", 1).await;
+    in_all_states("cached version", &db, read, async |what, _| answers(what).await).await;
+    // With an expectation it is written once, whoever sees it.
+    in_all_states(
+        "write if",
+        &db,
+        async || kv.write("once", &value, WriteIf::New).await,
+        async |what, _| {
+            let again = kv.write("once", &value, WriteIf::New).await;
+            let seen = kv.read::<Value>("once").await.expect(what);
+            assert_eq!(seen.version, Some(1), "{what}: {again:?}");
+            kv.delete_all("once").await.expect(what);
+        },
+    )
+    .await;
+    are_there(&db, "only read and written", 1, 0).await;
+    session.close().await;
+    are_there(&db, "closed", 0, 0).await;
+    drop((cache, kv, session));
+    until(|| tasks() <= base).await;
+}
+
 /// Each public async function, and where it is dropped.
 const COVERED: &[(&str, &str)] = &[
     ("dynamic.rs", "privileges"),
@@ -377,6 +453,23 @@ const COVERED: &[(&str, &str)] = &[
     ("kv_entries.rs", "kv2_entries"),
     ("kv_entries.rs", "kv2_write"),
     ("kv_entries.rs", "kv_mount"),
+    ("kv_store/cache.rs", "read"),
+    ("kv_store/cache.rs", "read_version"),
+    ("kv_store/loader.rs", "load"),
+    ("kv_store/mod.rs", "list"),
+    ("kv_store/mod.rs", "metadata"),
+    ("kv_store/mod.rs", "read"),
+    ("kv_store/mod.rs", "read_many"),
+    ("kv_store/mod.rs", "read_or_env"),
+    ("kv_store/mod.rs", "read_version"),
+    ("kv_store/watch.rs", "changed"),
+    ("kv_store/write.rs", "delete"),
+    ("kv_store/write.rs", "delete_all"),
+    ("kv_store/write.rs", "delete_versions"),
+    ("kv_store/write.rs", "destroy"),
+    ("kv_store/write.rs", "patch"),
+    ("kv_store/write.rs", "undelete"),
+    ("kv_store/write.rs", "write"),
     ("once.rs", "once"),
     ("session.rs", "close"),
     ("session.rs", "health"),

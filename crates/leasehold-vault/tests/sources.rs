@@ -4,7 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::{approle, capture::Checked, config, database, session};
+use common::kv::{root, with_kv};
+use common::{approle, config, database, session};
 use leasehold::{CredentialSource, ErrorKind};
 use leasehold_testkit::{AppRoleSpec, DatabaseSpec, TestDb};
 use leasehold_vault::{Auth, KvSecret, StaticRole};
@@ -13,30 +14,6 @@ use serde_json::{Value, json};
 const S: Duration = Duration::from_secs(1);
 /// Longer than anything takes on a slow machine.
 const LONG: Duration = Duration::from_secs(60);
-
-async fn root(db: &TestDb, method: &str, path: &str, body: Value) {
-    let (status, answer) = db.stack().vault_request(method, path, Some(body)).await.expect("asked");
-    assert!(status < 300, "{method} {path}: {status} {answer}");
-}
-
-/// A database with a KV engine beside it, of which the AppRole may read as `rights` say.
-async fn with_kv(name: &str, version: u8, rights: &str) -> (Checked, String) {
-    let mount = format!("kv-{name}");
-    let policy = rights.replace("{{kv}}", &mount);
-    let db = database(DatabaseSpec::new(name).app_role(AppRoleSpec::new().extra_policy(policy)));
-    let db = db.await;
-    let options = json!({ "type": "kv", "options": { "version": version.to_string() } });
-    root(&db, "POST", &format!("sys/mounts/{mount}"), options).await;
-    // Version 2 needs a moment to set itself up.
-    leasehold_testkit::eventually("the engine serves", LONG, async || {
-        let path = if version == 2 { format!("{mount}/data/x") } else { format!("{mount}/x") };
-        let body = json!({ "data": { "x": "y" } });
-        Ok(db.stack().vault_request("POST", &path, Some(body)).await?.0 < 300)
-    })
-    .await
-    .expect("a KV engine");
-    (db, mount)
-}
 
 const ALL: &str = "path \"{{kv}}/*\" { capabilities = [\"read\"] }";
 const DATA: &str = "path \"{{kv}}/data/*\" { capabilities = [\"read\"] }";

@@ -1,6 +1,7 @@
-//! Blocks of the README, `docs/vault-setup.md`, `docs/sources.md` and `docs/transit.md`, on real
-//! servers.
+//! Blocks of the README, `docs/vault-setup.md`, `docs/sources.md`, `docs/kv.md` and `docs/transit.md`, on
+//! real servers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use leasehold::{CredentialSource, Rotator};
@@ -103,6 +104,38 @@ async fn transit_is_set_up_as_the_page_says() {
     let e = orders.decrypt(&old).await.unwrap_err();
     assert_eq!(e.kind(), TransitErrorKind::KeyVersion, "{e}");
     assert_eq!(orders.decrypt(&new).await.unwrap().expose(), b"plain");
+    session.close().await;
+}
+
+/// What the page writes fills the page's struct, with the page's policy and nothing else.
+#[tokio::test]
+async fn settings_are_kept_as_the_page_says() {
+    #[derive(serde::Deserialize)]
+    struct Settings {
+        name: String,
+        retries: u8,
+        smtp: BTreeMap<String, String>,
+    }
+    let [script] = page("docs/kv.md").run("settings_are_kept_as_the_page_says");
+    // Of its own: others may mount an engine there.
+    let world = ReadyMade::set_up().await;
+    // Which a dev server has mounted already.
+    world.sh("bao secrets disable secret").await;
+    world.sh(&script.text).await;
+    let read = world.vault("GET", "sys/policies/acl/shop", Value::Null).await;
+    let who = world.with_policy(read["data"]["policy"].as_str().unwrap(), "1h").await;
+    let session = world.session(&who).await;
+    let kv = session.kv2_store("secret");
+    let loader = kv.loader().keys("shop/app").section("smtp", "shop/smtp");
+    let settings = loader.load::<Settings>().await.unwrap().settings;
+    assert_eq!((settings.name.as_str(), settings.retries), ("shop", 3));
+    assert_eq!(settings.smtp["port"], "465");
+    assert_eq!(kv.list("shop").await.unwrap(), ["app", "smtp"]);
+    assert_eq!(kv.metadata("shop/smtp").await.unwrap().current_version, 1);
+    let mut watch = kv.watch::<Value>("shop/smtp").unwrap();
+    watch.changed().await.unwrap();
+    let e = kv.delete("shop/smtp").await.unwrap_err();
+    assert!(matches!(e, leasehold_vault::KvError::Denied(_)), "no more than it says: {e}");
     session.close().await;
 }
 

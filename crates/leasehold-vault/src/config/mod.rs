@@ -276,9 +276,9 @@ impl VaultConfig {
 
     /// At most this many requests that are not answered yet, 16 by default, so that a process with
     /// very many roles neither opens as many connections when it starts nor when it ends. Requests
-    /// for logins and secrets are counted apart from renewals and revocations, which never wait
-    /// behind them; logins of the session and calls about its own token are not counted. The rest
-    /// waits in order, before its timeout begins to run: a mint for 25 s at most, and then it is
+    /// for logins are counted apart from renewals and revocations, which never wait behind them, and
+    /// what is only read apart from both: of that there may be four times as many. Logins of the
+    /// session and calls about its own token are not counted. The rest waits in order, before its timeout begins to run: a mint for 25 s at most, and then it is
     /// [`Throttled`](leasehold::ErrorKind::Throttled). One that gets no answer for 10 s does not
     /// count any more, so that a database that hangs holds up its own roles alone.
     ///

@@ -4,6 +4,7 @@
 pub mod answers;
 pub mod capture;
 pub mod files;
+pub mod kv;
 pub mod proxy;
 pub mod script;
 pub mod sim;
