@@ -6,6 +6,7 @@ mod control;
 mod drain;
 mod error;
 mod hooks;
+mod hosts;
 mod installer;
 mod link;
 mod managed;
