@@ -17,6 +17,12 @@ pub struct Sources;
 #[doc = include_str!("../../docs/observability.md")]
 #[cfg(doctest)]
 pub struct Observability;
+
+/// And that on primaries and replicas.
+#[doc = include_str!("../../docs/several-servers.md")]
+#[cfg(doctest)]
+pub struct SeveralServers;
+
 /// And those of the manual, which `leasehold` itself can't compile: they use the other crates.
 #[cfg(doctest)]
 pub mod manual {

@@ -10,6 +10,7 @@
 mod gate;
 mod ledger;
 mod pool;
+mod replica;
 mod sampler;
 pub mod sql;
 mod stamps;
@@ -18,6 +19,7 @@ pub use gate::Gate;
 pub use ledger::{Ledger, Ticket};
 pub(crate) use pool::DrainTerms;
 pub use pool::{DrainOrder, Drained, Holder, ManagedPool, Pace, PoolCounts, Proof, Refusal};
+pub use replica::await_replica;
 pub use sampler::Sampler;
 pub use stamps::Verdict;
 

@@ -797,7 +797,10 @@ fn i7_for_a_login_that_a_replica_has_yet_to_hear_of_no_other_is_minted() {
         machine.handle(now, Input::Proved { login, proofs });
     }
     let actions = machine.handle(now, refused(2));
-    assert!(asked(&actions).is_some(), "every pool has taken it: now a refusal is one: {actions:?}");
+    assert!(
+        asked(&actions).is_some(),
+        "every pool has taken it: now a refusal is one: {actions:?}"
+    );
 }
 
 #[test]
