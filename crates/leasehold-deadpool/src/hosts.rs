@@ -161,7 +161,7 @@ mod tests {
         let port = parse(format!("host=a,b port=7 {rest}"));
         assert_eq!(one_by_one(&port), [one("host=b port=7"), one("host=a port=7")]);
         for driver in ["host=a", "host=a,b hostaddr=10.0.0.1", "host=a,b,c port=1,2"] {
-            assert_eq!(one_by_one(&parse(driver.to_owned())), [], "{driver}");
+            assert!(one_by_one(&parse(driver.to_owned())).is_empty(), "{driver}");
         }
         let random = parse("host=a,b,c,d,e,f,g,h load_balance_hosts=random".to_owned());
         let first = |_| one_by_one(&random).pop().unwrap().get_hosts().to_vec();
