@@ -50,9 +50,15 @@ fn one_by_one(config: &Config) -> Vec<Config> {
     }
     let one = |at: usize| {
         let mut one = other_than_hosts(config);
-        names.get(at).inspect(|host| add(&mut one, host));
-        ips.get(at).inspect(|ip| drop(one.hostaddr(**ip)));
-        ports.get(at).or(ports.first()).inspect(|port| drop(one.port(**port)));
+        if let Some(host) = names.get(at) {
+            add(&mut one, host);
+        }
+        if let Some(ip) = ips.get(at) {
+            one.hostaddr(*ip);
+        }
+        if let Some(port) = ports.get(at).or(ports.first()) {
+            one.port(*port);
+        }
         one
     };
     let mut hosts: Vec<_> = (0..count).rev().map(one).collect();

@@ -16,19 +16,19 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::load::Pool;
 
-pub const SIZE: u32 = 4;
+pub(crate) const SIZE: u32 = 4;
 
 /// A primary and a replica, and a Vault server that reaches the one that can be written.
-pub struct Servers {
-    pub stack: Stack,
-    pub replica: Replica,
-    pub db: TestDb,
+pub(crate) struct Servers {
+    pub(crate) stack: Stack,
+    pub(crate) replica: Replica,
+    pub(crate) db: TestDb,
     /// An address that follows the primary, as a name or a proxy in front of a cluster does.
-    pub primary: FaultProxy,
+    pub(crate) primary: FaultProxy,
 }
 
 impl Servers {
-    pub async fn start(name: &str, ttl: u64) -> Self {
+    pub(crate) async fn start(name: &str, ttl: u64) -> Self {
         let stack = Stack::processes().await.unwrap();
         let primary = stack.postgres_proxy().await.unwrap();
         let role = RoleSpec::new("app").default_ttl(s(ttl)).max_ttl(s(3600));
@@ -44,7 +44,7 @@ impl Servers {
     }
 
     /// From here on nothing is acknowledged that the replica has not got.
-    pub async fn synchronous(&self) {
+    pub(crate) async fn synchronous(&self) {
         let admin = self.db.admin().await.unwrap();
         admin.batch_execute("alter system set synchronous_standby_names = '*'").await.unwrap();
         admin.batch_execute("select pg_reload_conf()").await.unwrap();
@@ -57,22 +57,22 @@ impl Servers {
     }
 
     /// A rotator whose drains wait so long for what is borrowed.
-    pub async fn rotator(&self, grace: u64) -> Rotator {
+    pub(crate) async fn rotator(&self, grace: u64) -> Rotator {
         rotator(&self.db).await.grace(s(grace)).roll(s(1)).start().await.unwrap()
     }
 
     /// The primary dies, and the replica takes its place, for Vault too.
-    pub async fn fail_over(&self) {
+    pub(crate) async fn fail_over(&self) {
         self.stack.stop_postgres(PostgresShutdown::Immediate).await.unwrap();
         self.replica.promote().await.unwrap();
         self.primary.lead_to(self.replica.address());
     }
 
-    pub async fn sqlx_on_primary(&self, provider: &CredentialProvider) -> Pool {
+    pub(crate) async fn sqlx_on_primary(&self, provider: &CredentialProvider) -> Pool {
         self.sqlx(provider, "primary", self.primary.port()).await
     }
 
-    pub async fn sqlx_on_replica(&self, provider: &CredentialProvider) -> Pool {
+    pub(crate) async fn sqlx_on_replica(&self, provider: &CredentialProvider) -> Pool {
         self.sqlx(provider, "replica", self.replica.port()).await
     }
 
@@ -86,16 +86,16 @@ impl Servers {
         Pool::Sqlx(installer.connect(provider, options, base).await.unwrap(), provider.clone())
     }
 
-    pub async fn deadpool_on_primary(&self, provider: &CredentialProvider) -> Pool {
+    pub(crate) async fn deadpool_on_primary(&self, provider: &CredentialProvider) -> Pool {
         self.deadpool(provider, "primary", &[self.primary.port()], TargetSessionAttrs::Any).await
     }
 
-    pub async fn deadpool_on_replica(&self, provider: &CredentialProvider) -> Pool {
+    pub(crate) async fn deadpool_on_replica(&self, provider: &CredentialProvider) -> Pool {
         self.deadpool(provider, "replica", &[self.replica.port()], TargetSessionAttrs::Any).await
     }
 
     /// On whichever of both can be written. The replica first: it is asked, and passed over.
-    pub async fn deadpool_on_both(&self, provider: &CredentialProvider) -> Pool {
+    pub(crate) async fn deadpool_on_both(&self, provider: &CredentialProvider) -> Pool {
         let ports = [self.replica.port(), self.db.pg_port()];
         self.deadpool(provider, "read-write", &ports, TargetSessionAttrs::ReadWrite).await
     }
@@ -118,7 +118,7 @@ impl Servers {
     }
 
     /// What a login has open, by the word of either server that is there.
-    pub async fn sessions(&self, user: &str) -> Vec<i64> {
+    pub(crate) async fn sessions(&self, user: &str) -> Vec<i64> {
         let mut counts = Vec::new();
         for server in [self.db.admin().await, self.replica.admin(self.db.name()).await] {
             let Ok(server) = server else { continue };
@@ -132,21 +132,28 @@ impl Servers {
         counts
     }
 
-    /// Until the server that is written has no login left.
-    pub async fn nothing_left(&self) {
+    /// Until no lease is left, and no login on the server that is written.
+    pub(crate) async fn nothing_left(&self) {
+        self.nothing_left_but(&[]).await;
+    }
+
+    /// The same, but for these logins.
+    pub(crate) async fn nothing_left_but(&self, logins: &[&str]) {
         let writable = self.writable().await;
-        eventually("no lease and no login is left", LONG, async || {
-            let sql = "select count(*) from pg_auth_members a join pg_roles g on g.oid = a.roleid
+        eventually("no lease and no other login is left", LONG, async || {
+            let sql = "select m.rolname::text from pg_auth_members a
+                join pg_roles g on g.oid = a.roleid join pg_roles m on m.oid = a.member
                 where g.rolname = $1::text";
-            let row = writable.query_one(sql, &[&self.db.name()]).await.unwrap();
-            Ok(row.get::<_, i64>(0) == 0 && self.db.lease_count().await? == 0)
+            let rows = writable.query(sql, &[&self.db.name()]).await.unwrap();
+            let left: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+            Ok(left == logins && self.db.lease_count().await? == 0)
         })
         .await
         .unwrap();
     }
 
     /// A superuser's connection to the server that is written.
-    pub async fn writable(&self) -> Client {
+    pub(crate) async fn writable(&self) -> Client {
         let mut config = tokio_postgres::Config::new();
         config.host("127.0.0.1").port(self.primary.port()).dbname(self.db.name());
         config.user(self.stack.superuser()).password(self.stack.superuser_password());
@@ -157,18 +164,18 @@ impl Servers {
 }
 
 /// The events of a rotator, all of them, and where one was waited for.
-pub struct Events {
+pub(crate) struct Events {
     receiver: broadcast::Receiver<Event>,
-    pub seen: Vec<Event>,
+    pub(crate) seen: Vec<Event>,
 }
 
 impl Events {
-    pub fn of(provider: &CredentialProvider) -> Self {
+    pub(crate) fn of(provider: &CredentialProvider) -> Self {
         Self { receiver: provider.events(), seen: Vec::new() }
     }
 
     /// Waits for the first that `is` it.
-    pub async fn wait(&mut self, is: impl Fn(&Event) -> bool) -> Event {
+    pub(crate) async fn wait(&mut self, is: impl Fn(&Event) -> bool) -> Event {
         let seen = &mut self.seen;
         let found = event(&mut self.receiver, |e| {
             seen.push(e.clone());
@@ -177,7 +184,7 @@ impl Events {
         found.await
     }
 
-    pub async fn swapped(&mut self) -> u64 {
+    pub(crate) async fn swapped(&mut self) -> u64 {
         match self.wait(|e| matches!(e, Event::Swapped { .. })).await {
             Event::Swapped { generation, .. } => generation,
             _ => unreachable!(),
@@ -185,32 +192,32 @@ impl Events {
     }
 
     /// Waits until a superseded login is revoked.
-    pub async fn revoked(&mut self, number: u64) {
+    pub(crate) async fn revoked(&mut self, number: u64) {
         let is =
             |e: &Event| matches!(e, Event::Revoked { generation: Some(g), .. } if *g == number);
         self.wait(is).await;
     }
 
     /// A pool refused the candidate.
-    pub async fn refused_by(&mut self, name: &str) {
+    pub(crate) async fn refused_by(&mut self, name: &str) {
         self.wait(|e| matches!(e, Event::ProofFailed { pool, rejected: true, .. } if pool == name))
             .await;
     }
 
     /// How many there were.
-    pub fn count(&self, is: impl Fn(&Event) -> bool) -> usize {
+    pub(crate) fn count(&self, is: impl Fn(&Event) -> bool) -> usize {
         self.seen.iter().filter(|e| is(e)).count()
     }
 
-    pub fn issued(&self) -> usize {
+    pub(crate) fn issued(&self) -> usize {
         self.count(|e| matches!(e, Event::Issued { .. }))
     }
 }
 
 /// Until all is well, on every pool.
-pub async fn well(provider: &CredentialProvider) {
+pub(crate) async fn well(provider: &CredentialProvider) {
     let is_well = async || Ok(provider.health().state == HealthState::Ready);
     eventually("all is well", LONG, is_well).await.unwrap();
 }
 
-pub const LAG: Duration = Duration::from_secs(3);
+pub(crate) const LAG: Duration = Duration::from_secs(3);

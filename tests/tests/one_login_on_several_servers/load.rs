@@ -15,30 +15,30 @@ const WRITE: &str = "INSERT INTO written(id) VALUES ($1)";
 
 /// A pool as its users have it.
 #[derive(Clone)]
-pub enum Pool {
+pub(crate) enum Pool {
     /// No hook of sqlx hears of a refused login: where one is waited for, `acquire` does it.
     Sqlx(sqlx::PgPool, CredentialProvider),
     Deadpool(deadpool_postgres::Pool),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Work {
+pub(crate) enum Work {
     Read,
     Write,
 }
 
 /// One of them.
 #[derive(Debug)]
-pub struct Op {
-    pub begun: Instant,
-    pub ended: Instant,
+pub(crate) struct Op {
+    pub(crate) begun: Instant,
+    pub(crate) ended: Instant,
     /// What was written.
-    pub id: i64,
-    pub result: Result<(), String>,
+    pub(crate) id: i64,
+    pub(crate) result: Result<(), String>,
 }
 
 /// Workers on a pool.
-pub struct Load {
+pub(crate) struct Load {
     name: String,
     tasks: JoinSet<Vec<Op>>,
     stop: Arc<AtomicBool>,
@@ -46,7 +46,7 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(name: &str, pool: &Pool, work: Work) -> Self {
+    pub(crate) fn start(name: &str, pool: &Pool, work: Work) -> Self {
         let (stop, good) = (Arc::<AtomicBool>::default(), Arc::<AtomicI64>::default());
         let mut tasks = JoinSet::new();
         for _ in 0..WORKERS {
@@ -69,14 +69,14 @@ impl Load {
     }
 
     /// Waits until it has done more good work.
-    pub async fn goes_on(&self) {
+    pub(crate) async fn goes_on(&self) {
         let before = self.good.load(Ordering::Relaxed);
         let more = async || Ok(self.good.load(Ordering::Relaxed) >= before + 20);
         eventually(&format!("{} goes on", self.name), LONG, more).await.unwrap();
     }
 
     /// Ends it.
-    pub async fn stop(self) -> Done {
+    pub(crate) async fn stop(self) -> Done {
         self.stop.store(true, Ordering::Relaxed);
         let ops = self.tasks.join_all().await.into_iter().flatten().collect();
         Done { name: self.name, ops }
@@ -84,21 +84,21 @@ impl Load {
 }
 
 /// All that was done.
-pub struct Done {
+pub(crate) struct Done {
     name: String,
-    pub ops: Vec<Op>,
+    pub(crate) ops: Vec<Op>,
 }
 
 impl Done {
     /// Not one failed, and there were some.
-    pub fn lost_nothing(&self) {
+    pub(crate) fn lost_nothing(&self) {
         let failed: Vec<_> = self.failed().collect();
         assert!(failed.is_empty(), "{}: {failed:#?}", self.name);
         assert!(self.ops.len() > 100, "{}: {} operations", self.name, self.ops.len());
     }
 
     /// What failed was under way while its server was gone.
-    pub fn failed_only_within(&self, from: Instant, to: Instant) {
+    pub(crate) fn failed_only_within(&self, from: Instant, to: Instant) {
         let outside = self.failed().filter(|op| op.ended < from || op.begun > to);
         let told = |op: &Op| {
             let begun = op.begun.saturating_duration_since(from);
@@ -109,12 +109,12 @@ impl Done {
         assert!(outside.is_empty(), "{name}: {lasted:?} of fault, but {outside:#?}");
     }
 
-    pub fn failed(&self) -> impl Iterator<Item = &Op> {
+    pub(crate) fn failed(&self) -> impl Iterator<Item = &Op> {
         self.ops.iter().filter(|op| op.result.is_err())
     }
 
     /// What was acknowledged.
-    pub fn written(&self) -> Vec<i64> {
+    pub(crate) fn written(&self) -> Vec<i64> {
         self.ops.iter().filter(|op| op.result.is_ok()).map(|op| op.id).collect()
     }
 }
