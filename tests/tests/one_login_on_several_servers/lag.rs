@@ -128,6 +128,31 @@ async fn i4_a_session_on_the_replica_holds_the_drain_and_is_named_with_its_pool(
     }
 }
 
+/// Dropped on the primary, its sessions on the replica live on without a role. Traffic there tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn i6_a_login_that_was_dropped_on_the_primary_is_noticed_on_the_replica() {
+    for sqlx in [true, false] {
+        let servers = Servers::start("dropped", 60).await;
+        let rotator = servers.rotator(3).await;
+        let provider = rotator.provider();
+        let pool = match sqlx {
+            true => servers.sqlx_on_replica(&provider).await,
+            false => servers.deadpool_on_replica(&provider).await,
+        };
+        let reads = Load::start("reads", &pool, Work::Read);
+        reads.goes_on().await;
+        let mut events = Events::of(&provider);
+        let user = provider.current().credential().username().to_owned();
+        servers.db.drop_login(&user).await.unwrap();
+        events.wait(|e| matches!(e, Event::SessionRevoked { generation: 1 })).await;
+        assert_eq!(events.swapped().await, 2);
+        reads.goes_on().await;
+        reads.stop().await;
+        assert!(rotator.shutdown(s(20)).await.is_clean());
+        servers.nothing_left().await;
+    }
+}
+
 /// The replica was away at the swap. When it comes back it refuses what it has yet to hear of, and
 /// another login would be as unknown to it.
 #[tokio::test(flavor = "multi_thread")]
