@@ -33,6 +33,11 @@ pub struct Observability;
 #[cfg(doctest)]
 pub struct LongLived;
 
+/// And that on primaries and replicas.
+#[doc = include_str!("../../docs/several-servers.md")]
+#[cfg(doctest)]
+pub struct SeveralServers;
+
 /// And those of the manual, which `leasehold` itself can't compile: they use the other crates.
 #[cfg(doctest)]
 pub mod manual {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolBuilder, Runtime};
 use leasehold::CredentialProvider;
-use leasehold::hook::Sampler;
+use leasehold::hook::{Sampler, await_replica};
 use leasehold_tokio_postgres::hook::{
-    self, Engine, EngineSettings, Spares, TlsDial, Unproven, refusal,
+    self, Engine, EngineSettings, Managed, Spares, TlsDial, Unproven, refusal,
 };
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
@@ -28,6 +28,7 @@ pub struct Installer {
     warm: Vec<String>,
     liveness: Option<Duration>,
     connect_timeout: Duration,
+    replica_lag: Duration,
 }
 
 impl Default for Installer {
@@ -46,6 +47,7 @@ impl Installer {
             warm: Vec::new(),
             liveness: Some(Sampler::DEFAULT_INTERVAL),
             connect_timeout: Duration::from_secs(5),
+            replica_lag: Duration::ZERO,
         }
     }
 
@@ -99,6 +101,15 @@ impl Installer {
         self
     }
 
+    /// How far the server may lag behind the primary, on which the roles are made, when it is a
+    /// replica: for so long [`connect`](Self::connect) tries again while it refuses the login,
+    /// which may be younger than what it has replayed. At a rotation a replica is waited for
+    /// anyway. Default: zero, a refused login is told at once.
+    pub fn replica_lag(mut self, lag: Duration) -> Self {
+        self.replica_lag = lag;
+        self
+    }
+
     /// Builds a pool on `provider`, attaches it, and makes its first connection.
     ///
     /// `config` keeps everything but user and password, which come from the provider; `tls` is any
@@ -120,8 +131,10 @@ impl Installer {
         T::TlsConnect: Send + Sync,
         <T::TlsConnect as TlsConnect<Socket>>::Future: Send,
     {
-        let after = self.connect_timeout;
+        let (after, lag) = (self.connect_timeout, self.replica_lag);
         let (pool, engine) = self.install(provider, config, tls, build)?;
+        // Before a borrower tries it, who would report a refused login.
+        await_replica(&Managed::new(engine.clone()), provider, lag).await;
         match tokio::time::timeout(after, verify(&pool, &engine)).await {
             Ok(verified) => verified.map(|()| pool),
             Err(_) => Err(Error::Timeout { pool: engine.name().to_owned(), after }),

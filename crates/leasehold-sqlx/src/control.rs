@@ -236,5 +236,6 @@ async fn close(slot: &mut Option<Open>) {
 }
 
 fn holder(row: &sqlx::postgres::PgRow) -> Result<Holder, sqlx::Error> {
-    Ok(Holder::new(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?))
+    let holder = Holder::new(row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+    Ok(holder.began(row.try_get(4)?))
 }

@@ -69,7 +69,7 @@ impl fmt::Display for Error {
             Self::LoginRefused { pool, .. } => write!(
                 f,
                 "pool {pool}: Postgres refuses the issued login; check pg_hba.conf, the database \
-                 name, and the role's creation statements"
+                 name, and the role's creation statements; for a replica set replica_lag"
             ),
             Self::ProbeFailed { pool, .. } => write!(
                 f,

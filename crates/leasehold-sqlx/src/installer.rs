@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use leasehold::CredentialProvider;
-use leasehold::hook::{BoxFuture, Gate, Sampler};
+use leasehold::hook::{BoxFuture, Gate, Sampler, await_replica};
 use sqlx::pool::PoolConnectionMetadata;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgConnection, PgPool};
@@ -40,6 +40,7 @@ pub struct Installer {
     name: Option<String>,
     probe: Option<String>,
     connect_timeout: Duration,
+    replica_lag: Duration,
     liveness: Duration,
     before_acquire: Option<Callback>,
     after_release: Option<Callback>,
@@ -58,6 +59,7 @@ impl Installer {
             name: None,
             probe: None,
             connect_timeout: CONNECT_TIMEOUT,
+            replica_lag: Duration::ZERO,
             liveness: Sampler::DEFAULT_INTERVAL,
             before_acquire: None,
             after_release: None,
@@ -80,6 +82,15 @@ impl Installer {
     /// How long proving a login on this pool may take. Default: 5 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
+        self
+    }
+
+    /// How far the server may lag behind the primary, on which the roles are made, when it is a
+    /// replica: for so long [`connect`](Self::connect) tries again while it refuses the login,
+    /// which may be younger than what it has replayed. At a rotation a replica is waited for
+    /// anyway. Default: zero, a refused login is told at once.
+    pub fn replica_lag(mut self, lag: Duration) -> Self {
+        self.replica_lag = lag;
         self
     }
 
@@ -134,10 +145,12 @@ impl Installer {
         options: PgPoolOptions,
         base: PgConnectOptions,
     ) -> Result<PgPool, Error> {
+        let lag = self.replica_lag;
         let (hooks, options) = self.hooks(provider, options);
         let managed = hooks.build(options, base)?;
         let pool = managed.pool().clone();
         let unwanted = CloseOnDrop(Some(pool.clone()));
+        await_replica(&*managed, provider, lag).await;
         // The pool first: it waits for a server that is just starting.
         let first = ours::take_one(&pool).await;
         let generation = provider.current().clone();
@@ -225,6 +238,7 @@ impl fmt::Debug for Installer {
         f.debug_struct("Installer")
             .field("name", &self.name)
             .field("connect_timeout", &self.connect_timeout)
+            .field("replica_lag", &self.replica_lag)
             .field("liveness", &self.liveness)
             .finish_non_exhaustive()
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -79,9 +81,7 @@ impl PostgresServer {
             watchdog: Arc::clone(watchdog),
             process: None,
         };
-        let doing = |p: &Path| format!("preparing {}", p.display());
-        fs::create_dir(&server.home).map_err(Error::io(doing(&server.home)))?;
-        server.give_away(&server.home)?;
+        server.make_folder(&server.home)?;
         server.write("password", password)?;
         let mut initdb = server.command(HELPER, "initdb");
         initdb
@@ -100,18 +100,94 @@ impl PostgresServer {
             }
         }
         server.settings.extend_from_slice(settings);
+        server.launch_anywhere()?;
+        Ok(server)
+    }
+
+    /// A server beside this one with a copy of its data, which does not run yet. Meanwhile this one
+    /// has to be in backup mode (`pg_backup_start`), as its files change under the copy.
+    ///
+    /// By hand, since not every package of a server has `pg_basebackup`.
+    pub(crate) fn copy(&self, name: &str) -> Result<Self> {
+        let copy = Self {
+            bin: self.bin.clone(),
+            home: self.home.with_file_name(name),
+            log: self.home.with_file_name(format!("{name}.log")),
+            port: 0,
+            settings: self.settings.clone(),
+            account: self.account,
+            watchdog: Arc::clone(&self.watchdog),
+            process: None,
+        };
+        copy.make_folder(&copy.home)?;
+        copy.copy_folder(&self.home.join("data"), &copy.home.join("data"))?;
+        Ok(copy)
+    }
+
+    /// Starts a copy for the first time: as a replica of what it is a copy of. `label` is what
+    /// `pg_backup_stop` returned.
+    pub(crate) fn follow(&mut self, label: &str, settings: &str) -> Result<()> {
+        let file = "data/postgresql.auto.conf";
+        let path = self.home.join(file);
+        let before =
+            fs::read_to_string(&path).map_err(Error::io(format!("reading {}", path.display())))?;
+        self.write(file, &format!("{before}\n{settings}\n"))?;
+        self.write("data/backup_label", label)?;
+        self.write("data/standby.signal", "")?;
+        self.launch_anywhere()
+    }
+
+    fn launch_anywhere(&mut self) -> Result<()> {
         for _ in 0..10 {
-            server.port = free_port()?;
-            match server.launch() {
+            self.port = free_port()?;
+            match self.launch() {
                 Ok(process) => {
-                    server.process = Some(process);
-                    return Ok(server);
+                    self.process = Some(process);
+                    return Ok(());
                 }
                 Err(LaunchError::PortTaken) => {}
                 Err(LaunchError::Other(e)) => return Err(e),
             }
         }
         Err(Error::Server { server: "Postgres", detail: "its port was taken ten times".into() })
+    }
+
+    fn make_folder(&self, path: &Path) -> Result<()> {
+        fs::create_dir(path).map_err(Error::io(format!("preparing {}", path.display())))?;
+        self.give_away(path)
+    }
+
+    /// Of a server that runs, whose files come and go.
+    fn copy_folder(&self, from: &Path, to: &Path) -> Result<()> {
+        let failed = |e: io::Error| Error::io(format!("copying {}", from.display()))(e);
+        self.make_folder(to)?;
+        let mode = fs::metadata(from).map_err(failed)?.permissions();
+        fs::set_permissions(to, mode).map_err(failed)?;
+        let name = from.file_name().unwrap_or_default();
+        let (own, log) = (name == "pg_replslot", name == "pg_wal");
+        for entry in fs::read_dir(from).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let (path, to) = (entry.path(), to.join(entry.file_name()));
+            let folder = entry.file_type().map_err(failed)?.is_dir();
+            // Slots are the server's own, what it has logged is streamed, and two files say that
+            // it runs.
+            if own
+                || (log && !folder)
+                || (!folder && entry.file_name().as_bytes().starts_with(b"postmaster."))
+            {
+                continue;
+            }
+            if folder {
+                self.copy_folder(&path, &to)?;
+                continue;
+            }
+            match fs::copy(&path, &to) {
+                Ok(_) => self.give_away(&to)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(Error::io(format!("copying {}", path.display()))(e)),
+            }
+        }
+        Ok(())
     }
 
     fn command(&self, how: &str, program: &str) -> Command {

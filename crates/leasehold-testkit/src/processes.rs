@@ -1,6 +1,6 @@
 //! Both servers as child processes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Signal;
@@ -13,13 +13,15 @@ use crate::stack::Endpoints;
 use crate::watchdog::Watchdog;
 use crate::{Error, Result, workdir};
 
-/// Both servers as children of this process.
+/// The servers as children of this process.
 #[derive(Debug)]
 pub(crate) struct Processes {
     pub(crate) dir: PathBuf,
     watchdog: Arc<Watchdog>,
     bao: Mutex<BaoServer>,
     pg: Mutex<PostgresServer>,
+    /// Of `pg`.
+    replicas: Mutex<Vec<PostgresServer>>,
 }
 
 impl Processes {
@@ -57,7 +59,8 @@ impl Processes {
         });
         match (pg, bao) {
             (Ok(pg), Ok(bao)) => {
-                Ok(Self { dir, watchdog, bao: Mutex::new(bao), pg: Mutex::new(pg) })
+                let (bao, pg) = (Mutex::new(bao), Mutex::new(pg));
+                Ok(Self { dir, watchdog, bao, pg, replicas: Mutex::default() })
             }
             (pg, bao) => {
                 // One failed: end the other before the error is reported.
@@ -105,13 +108,10 @@ impl Processes {
 
     /// What a server has written since its first start.
     pub(crate) fn log(&self, server: Server) -> Result<String> {
-        let path = match server {
-            Server::Vault => self.bao().log().to_path_buf(),
-            Server::Postgres => self.pg().log().to_path_buf(),
-        };
-        let bytes =
-            std::fs::read(&path).map_err(Error::io(format!("reading {}", path.display())))?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        match server {
+            Server::Vault => read(self.bao().log()),
+            Server::Postgres => read(self.pg().log()),
+        }
     }
 
     pub(crate) fn bao(&self) -> MutexGuard<'_, BaoServer> {
@@ -122,16 +122,26 @@ impl Processes {
         self.pg.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends both and removes the folder, by the watchdog: one way for every kind of end.
+    pub(crate) fn replicas(&self) -> MutexGuard<'_, Vec<PostgresServer>> {
+        self.replicas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all and removes the folder, by the watchdog: one way for every kind of end.
     pub(crate) fn end(&self) {
         self.watchdog.release();
         // Reaped here, so that the watchdog sees them gone.
         let (bao, pg) = (self.bao().take(), self.pg().take());
-        for process in [bao, pg].into_iter().flatten() {
+        let replicas: Vec<_> = self.replicas().iter_mut().map(PostgresServer::take).collect();
+        for process in replicas.into_iter().chain([bao, pg]).flatten() {
             process.reap();
         }
         self.watchdog.join();
     }
+}
+
+pub(crate) fn read(log: &Path) -> Result<String> {
+    let bytes = std::fs::read(log).map_err(Error::io(format!("reading {}", log.display())))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 impl Drop for Processes {

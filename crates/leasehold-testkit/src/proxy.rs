@@ -288,7 +288,7 @@ impl State {
 }
 
 struct Shared {
-    upstream: String,
+    upstream: Mutex<String>,
     state: watch::Sender<State>,
     /// The version that the accepting task goes by.
     door: watch::Sender<u64>,
@@ -302,6 +302,10 @@ struct Shared {
 impl Shared {
     fn traps(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Set>>> {
         self.traps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn upstream(&self) -> String {
+        self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for as long as a trap holds this.
@@ -346,7 +350,7 @@ impl FaultProxy {
         let listener = bind(any).and_then(open).map_err(at)?;
         let address = listener.local_addr().map_err(at)?;
         let shared = Arc::new(Shared {
-            upstream: upstream.into(),
+            upstream: Mutex::new(upstream.into()),
             state: watch::Sender::new(State::default()),
             door: watch::Sender::new(0),
             traps: Mutex::default(),
@@ -380,6 +384,13 @@ impl FaultProxy {
             let mut open = shared.open.subscribe();
             let _ = open.wait_for(|open| open.range(..before).next().is_none()).await;
         }
+    }
+
+    /// Leads connections to another server, a `host:port`, from the next one on; those that exist
+    /// stay where they are. So an address that follows the primary follows a fail-over.
+    pub fn lead_to(&self, upstream: impl Into<String>) {
+        let mut now = self.0.shared.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = upstream.into();
     }
 
     /// Passes everything on again. What was held arrives; what was reset stays so.
@@ -423,7 +434,7 @@ impl fmt::Debug for FaultProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FaultProxy")
             .field("address", &self.0.address)
-            .field("upstream", &self.0.shared.upstream)
+            .field("upstream", &self.0.shared.upstream())
             .field("state", &*self.0.shared.state.borrow())
             .finish_non_exhaustive()
     }
@@ -562,7 +573,8 @@ impl Link {
         self.shared.hold(self.number, |what| matches!(what, What::Connection)).await;
         // A server behind a black hole hears nothing of a connection.
         self.not_in_a_hole(Way::Up).await;
-        let Ok(stream) = TcpStream::connect(&self.shared.upstream).await else { return End::Reset };
+        let upstream = self.shared.upstream();
+        let Ok(stream) = TcpStream::connect(upstream).await else { return End::Reset };
         let _ = stream.set_nodelay(true);
         let (mut from_server, mut to_server) = server.insert(stream).split();
         let (mut from_client, mut to_client) = client.split();

@@ -74,9 +74,20 @@ pub(crate) struct Endpoints {
 
 impl Endpoints {
     pub(crate) async fn connect(&self, user: &str, password: &str, db: &str) -> Result<Client> {
+        self.connect_at(self.pg_port, user, password, db).await
+    }
+
+    /// To another Postgres on the same host.
+    pub(crate) async fn connect_at(
+        &self,
+        port: u16,
+        user: &str,
+        password: &str,
+        db: &str,
+    ) -> Result<Client> {
         let (client, connection) = tokio_postgres::Config::new()
             .host(&self.pg_host)
-            .port(self.pg_port)
+            .port(port)
             .user(user)
             .password(password)
             .dbname(db)

@@ -16,6 +16,7 @@ fn a_child_holds_servers() {
     let Some(end) = child::role() else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let stack = runtime.block_on(Stack::start()).unwrap();
+    let replica = runtime.block_on(stack.postgres_replica()).unwrap();
     if end == "restarted, paused, killed" {
         runtime.block_on(async {
             stack.restart_postgres(leasehold_testkit::PostgresShutdown::Fast).await.unwrap();
@@ -25,10 +26,11 @@ fn a_child_holds_servers() {
         });
     }
     let what = format!(
-        "{} {} 127.0.0.1:{}",
+        "{} {} 127.0.0.1:{} {}",
         stack.dir().unwrap().display(),
         stack.vault_addr().trim_start_matches("http://"),
-        stack.pg_port()
+        stack.pg_port(),
+        replica.address()
     );
     child::holds(&what, &end);
 }

@@ -125,7 +125,8 @@ async fn end(
         .iter()
         .map(|row| {
             let (pid, application) = (row.try_get(0)?, row.try_get(1)?);
-            Ok(Holder::new(pid, application, row.try_get(2)?, row.try_get(3)?))
+            let holder = Holder::new(pid, application, row.try_get(2)?, row.try_get(3)?);
+            Ok(holder.began(row.try_get(4)?))
         })
         .collect::<Result<Vec<_>, Error>>()?;
     client.query(sql::END_OWN_SESSIONS, &[]).await?;

@@ -8,6 +8,7 @@ mod drain;
 mod engine;
 mod error;
 pub mod hook;
+mod hosts;
 mod link;
 mod listener;
 mod managed;

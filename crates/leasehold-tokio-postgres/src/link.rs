@@ -4,16 +4,16 @@ use std::fmt;
 use std::future::poll_fn;
 use std::time::{Duration, Instant};
 
+use leasehold::Credential;
 use leasehold::hook::{BoxFuture, Ticket};
-use leasehold::{Address, Credential};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio_postgres::config::Host;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, Notification, Socket};
 
 use crate::diagnosis::kind;
+use crate::hosts;
 
 /// How long a connection may take to say goodbye before it is cut.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -79,7 +79,7 @@ where
         }
         let tls = self.tls.clone();
         Box::pin(async move {
-            let (client, connection) = config.connect(tls).await?;
+            let (client, connection) = hosts::connect(&config, tls).await?;
             let driver: Driver = match notifications {
                 None => Box::pin(connection),
                 Some(notifications) => Box::pin(listen(connection, notifications)),
@@ -93,7 +93,7 @@ where
 #[must_use]
 pub fn with_login(base: &Config, login: &Credential) -> Config {
     let mut config = match login.address() {
-        Some(address) => elsewhere(base, address),
+        Some(address) => hosts::elsewhere(base, address),
         None => base.clone(),
     };
     config.user(login.username()).password(login.expose_password());
@@ -120,76 +120,6 @@ where
             None => return Ok(()),
         }
     }
-}
-
-/// `base`, connecting to `address`; what that does not say stays. `Config` can only add hosts and
-/// ports, so that one with others is made from the start.
-fn elsewhere(base: &Config, address: &Address) -> Config {
-    let mut config = if address.host.is_some() || address.port.is_some() {
-        let mut config = other_than_hosts(base);
-        match &address.host {
-            Some(host) => drop(config.host(host)),
-            None => {
-                for host in base.get_hosts() {
-                    match host {
-                        Host::Tcp(name) => config.host(name),
-                        #[cfg(unix)]
-                        Host::Unix(path) => config.host_path(path),
-                    };
-                }
-                for ip in base.get_hostaddrs() {
-                    config.hostaddr(*ip);
-                }
-            }
-        }
-        // Several ports belong to as many hosts, which may be others now.
-        match (address.port, base.get_ports()) {
-            (Some(port), _) => drop(config.port(port)),
-            (None, [port]) => drop(config.port(*port)),
-            (None, _) => {}
-        }
-        config
-    } else {
-        base.clone()
-    };
-    if let Some(database) = &address.database {
-        config.dbname(database);
-    }
-    config
-}
-
-fn other_than_hosts(base: &Config) -> Config {
-    let mut config = Config::new();
-    config
-        .ssl_mode(base.get_ssl_mode())
-        .ssl_negotiation(base.get_ssl_negotiation())
-        .keepalives(base.get_keepalives())
-        .keepalives_idle(base.get_keepalives_idle())
-        .target_session_attrs(base.get_target_session_attrs())
-        .channel_binding(base.get_channel_binding())
-        .load_balance_hosts(base.get_load_balance_hosts());
-    if let Some(name) = base.get_dbname() {
-        config.dbname(name);
-    }
-    if let Some(options) = base.get_options() {
-        config.options(options);
-    }
-    if let Some(name) = base.get_application_name() {
-        config.application_name(name);
-    }
-    if let Some(timeout) = base.get_connect_timeout() {
-        config.connect_timeout(*timeout);
-    }
-    if let Some(timeout) = base.get_tcp_user_timeout() {
-        config.tcp_user_timeout(*timeout);
-    }
-    if let Some(interval) = base.get_keepalives_interval() {
-        config.keepalives_interval(interval);
-    }
-    if let Some(retries) = base.get_keepalives_retries() {
-        config.keepalives_retries(retries);
-    }
-    config
 }
 
 /// An open connection, counted until its socket is closed. Dropping it closes it.
@@ -284,25 +214,5 @@ struct Wire {
 async fn run(mut wire: Wire) {
     if let Err(error) = (&mut wire.driver).await {
         tracing::warn!(target: "leasehold", "connection ended: {}", kind(&error));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_takes_the_place_of_the_hosts_and_leaves_the_rest() {
-        let base = "host=a,b port=1,2 dbname=mine application_name=app connect_timeout=3 \
-                    sslmode=require keepalives_interval=4 target_session_attrs=read-write";
-        let base: Config = base.parse().unwrap();
-        let moved = elsewhere(&base, &Address::new().host("c").port(5).database("yours"));
-        let wanted = "host=c port=5 dbname=yours application_name=app connect_timeout=3 \
-                      sslmode=require keepalives_interval=4 target_session_attrs=read-write";
-        assert_eq!(moved, wanted.parse().unwrap());
-        let same = elsewhere(&base, &Address::new().database("mine"));
-        assert_eq!(same, base);
-        let port = elsewhere(&base, &Address::new().port(6));
-        assert_eq!((port.get_hosts(), port.get_ports()), (base.get_hosts(), &[6][..]));
     }
 }

@@ -10,6 +10,7 @@
 mod gate;
 mod ledger;
 mod pool;
+mod replica;
 mod sampler;
 pub mod sql;
 mod stamps;
@@ -20,6 +21,7 @@ pub(crate) use pool::DrainTerms;
 pub use pool::{
     DrainOrder, Drained, Holder, ManagedPool, Pace, PoolCounts, Proof, Refusal, without,
 };
+pub use replica::await_replica;
 pub use sampler::Sampler;
 pub use stamps::Verdict;
 

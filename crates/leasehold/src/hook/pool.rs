@@ -301,6 +301,10 @@ pub struct Holder {
     /// For how long its transaction has been open.
     #[serde(serialize_with = "crate::json::seconds")]
     pub transaction_age: Duration,
+    /// When it began, by its server's clock. Servers give the same process id to sessions that
+    /// have nothing to do with each other.
+    #[serde(skip)]
+    began: Option<f64>,
 }
 
 impl Holder {
@@ -308,7 +312,21 @@ impl Holder {
     #[must_use]
     pub fn new(pid: i32, application: String, state: String, age_seconds: f64) -> Self {
         let transaction_age = Duration::try_from_secs_f64(age_seconds).unwrap_or_default();
-        Self { pid, application, state, transaction_age }
+        Self { pid, application, state, transaction_age, began: None }
+    }
+
+    /// With when the session began, in Unix seconds, as the server says it: the last column of
+    /// [`sql::LIST_HOLDERS`](super::sql::LIST_HOLDERS). Pools on one server see the same sessions,
+    /// pools on several servers others with the same process ids; this tells which.
+    #[must_use]
+    pub fn began(mut self, at: f64) -> Self {
+        self.began = Some(at);
+        self
+    }
+
+    /// The same for the same session, whichever pool tells of it.
+    pub(crate) fn session(&self) -> (i32, Option<u64>) {
+        (self.pid, self.began.map(f64::to_bits))
     }
 
     /// What it says of itself is what a server says.
@@ -321,7 +339,7 @@ impl Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pid, application, state, transaction_age } = self;
+        let Self { pid, application, state, transaction_age, .. } = self;
         write!(f, "pid {pid} ({application:?}, {state}, transaction open {transaction_age:.1?})")
     }
 }

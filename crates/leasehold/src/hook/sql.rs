@@ -27,7 +27,8 @@ pub const COUNT_SESSIONS: &str = "SELECT count(*) FROM pg_catalog.pg_stat_activi
 /// Who still holds on: run by the superseded login itself, which sees its own role's sessions
 /// whole. Never selects query text.
 pub const LIST_HOLDERS: &str = "SELECT pid, coalesce(application_name, ''), coalesce(state, ''), \
-     coalesce(extract(epoch FROM now() - xact_start), 0)::float8 \
+     coalesce(extract(epoch FROM now() - xact_start), 0)::float8, \
+     coalesce(extract(epoch FROM backend_start), 0)::float8 \
      FROM pg_catalog.pg_stat_activity \
      WHERE usename = session_user AND pid <> pg_catalog.pg_backend_pid() \
      AND application_name IS DISTINCT FROM 'leasehold control'";

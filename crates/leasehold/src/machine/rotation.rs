@@ -53,6 +53,10 @@ struct Proof {
 pub(super) struct Reprove {
     pub(super) at: Option<Time>,
     failures: u32,
+    /// At the last proof some pool took it: who refuses it has yet to hear of it.
+    taken: bool,
+    /// It was refused since, which was put down to that.
+    refused: bool,
 }
 
 /// A request to mint that has not been answered.
@@ -514,12 +518,33 @@ impl Machine {
             }
         } else if let Some(current) = self.current.as_mut().filter(|c| c.id == login) {
             current.proven = !failed;
+            let generation = current.generation.unwrap_or(0);
+            let before = self.reprove.take();
+            let refused = before.as_ref().is_some_and(|r| r.refused);
             self.reprove = failed.then(|| {
-                let failures = self.reprove.as_ref().map_or(1, |r| r.failures + 1);
+                let failures = before.map_or(1, |r| r.failures + 1);
                 let at = Some(now + policy::backoff(&mut rng, failures, Duration::from_secs(30)));
-                Reprove { at, failures }
+                Reprove { at, failures, taken: proofs.proven > 0, refused }
             });
+            // No pool takes it any more: it was no lag.
+            if refused && proofs.proven == 0 && proofs.rejected > 0 {
+                self.on_observed(now, Observed { generation, what: Observation::LoginRejected });
+            }
         }
+    }
+
+    /// Who refuses the current login may be a replica that lags, as not every pool has taken it
+    /// yet and some pool has: another login would be as unknown there. Proving it tells.
+    fn put_down_to_lag(&mut self, now: Time) -> bool {
+        let Some(reprove) = self.reprove.as_mut().filter(|r| r.taken) else {
+            return false;
+        };
+        reprove.refused = true;
+        if now >= self.confirm_next && reprove.at.is_some() {
+            self.confirm_next = now + policy::CONFIRM_EVERY;
+            reprove.at = Some(now);
+        }
+        true
     }
 
     pub(super) fn reprove_if_due(&mut self, now: Time) {
@@ -547,7 +572,7 @@ impl Machine {
     }
 
     fn publish(&mut self, now: Time, proven: bool) {
-        let Some(Rotation { reason, outdated, candidate: Some(mut login), .. }) =
+        let Some(Rotation { reason, outdated, candidate: Some(mut login), proof, .. }) =
             self.rotation.take()
         else {
             return;
@@ -563,9 +588,11 @@ impl Machine {
         if proven {
             self.limiter.speed_up();
             self.reads.speed_up();
+            self.reprove = None;
         } else {
             let at = Some(now + Duration::from_secs(1));
-            self.reprove = Some(Reprove { at, failures: 0 });
+            let taken = proof.last.is_some_and(|proofs| proofs.proven > 0);
+            self.reprove = Some(Reprove { at, failures: 0, taken, refused: false });
             self.warn("swapped to a login that is not proven on every pool: look at its pools");
         }
         self.out.push(Action::Publish { login: login.id, generation });
@@ -588,14 +615,13 @@ impl Machine {
         if observed.what == Observation::LoginRejected {
             self.observations += 1;
         }
-        let Some(current) = &mut self.current else {
-            return;
-        };
         let generation = observed.generation;
-        if current.generation != Some(generation) || self.stopping.is_some() {
+        let current = self.current.as_ref().and_then(|current| current.generation);
+        if current != Some(generation) || self.stopping.is_some() {
             return;
         }
         match observed.what {
+            Observation::LoginRejected if self.put_down_to_lag(now) => {}
             Observation::LoginRejected => {
                 if self.rotation.is_none() {
                     self.emit(Event::LoginRejected { generation });
@@ -604,7 +630,7 @@ impl Machine {
                 self.insist(Reason::LoginRejected);
             }
             Observation::SessionRevoked => {
-                if !current.dead {
+                if let Some(current) = self.current.as_mut().filter(|current| !current.dead) {
                     current.dead = true;
                     self.out.push(Action::Distrust { generation });
                     self.emit(Event::SessionRevoked { generation });

@@ -767,6 +767,52 @@ fn i5_a_login_that_a_lagging_replica_refuses_at_first_is_waited_for() {
     assert!(proofs > PROOF_REJECTIONS, "{proofs} proofs in 5 s");
 }
 
+/// A machine whose second login one pool has taken and another could not be asked about, and
+/// when that was.
+fn in_service_unproven() -> (Machine, Time, LoginId) {
+    let (mut machine, now) = in_service(minted("first", true));
+    let login = asked(&machine.handle(now, Input::Rotate)).expect("a permit is left");
+    let result = Ok(minted("second", true));
+    machine.handle(now, Input::Issued { attempt: login, sent: now, result });
+    let proofs = Proofs { proven: 1, rejected: 0, unreachable: 1 };
+    machine.handle(now, Input::Proved { login, proofs });
+    assert_eq!(machine.swaps, 2, "what can't be reached vetoes nothing");
+    (machine, now, login)
+}
+
+fn refused(generation: u64) -> Input {
+    Input::Observed(Observed { generation, what: Observation::LoginRejected })
+}
+
+/// A replica that was away at the swap comes back, and has yet to hear of the login. Another one
+/// would be as unknown there.
+#[test]
+fn i7_for_a_login_that_a_replica_has_yet_to_hear_of_no_other_is_minted() {
+    let (mut machine, now, login) = in_service_unproven();
+    for heard in [false, false, true] {
+        let actions = machine.handle(now, refused(2));
+        assert!(!machine.is_rotating() && asked(&actions).is_none(), "{actions:?}");
+        let rejected = usize::from(!heard);
+        let proofs = Proofs { proven: 2 - rejected, rejected, unreachable: 0 };
+        machine.handle(now, Input::Proved { login, proofs });
+    }
+    let actions = machine.handle(now, refused(2));
+    assert!(
+        asked(&actions).is_some(),
+        "every pool has taken it: now a refusal is one: {actions:?}"
+    );
+}
+
+#[test]
+fn i7_a_login_that_nobody_takes_any_more_is_replaced_though_one_pool_never_took_it() {
+    let (mut machine, now, login) = in_service_unproven();
+    let actions = machine.handle(now, refused(2));
+    assert!(actions.iter().any(|a| matches!(a, Action::Prove { .. })), "at once: {actions:?}");
+    let proofs = Proofs { proven: 0, rejected: 1, unreachable: 1 };
+    let actions = machine.handle(now, Input::Proved { login, proofs });
+    assert!(asked(&actions).is_some(), "who reports it tells it but once: {actions:?}");
+}
+
 fn asks_to_revoke(actions: &[Action], id: LoginId) -> bool {
     actions.iter().any(|a| matches!(a, Action::Revoke { login, .. } if *login == id))
 }

@@ -277,6 +277,12 @@ impl Driver {
             Reply::Changed { watch } => (watch == self.watches).then_some(Input::Changed),
             Reply::Proved { login, proofs } => {
                 let proofs = self.tell_proofs(proofs);
+                let number = self.logins.get(&login).and_then(|held| held.number);
+                // It was current already. What refused it before was put down to a lag, which may
+                // be over: the next refusal is news.
+                if let (Some(number), Some(shared)) = (number, &self.shared) {
+                    shared.hear_again(number, Observation::LoginRejected);
+                }
                 Some(Input::Proved { login, proofs })
             }
             Reply::Confirmed { generation, proofs } => {

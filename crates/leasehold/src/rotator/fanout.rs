@@ -84,9 +84,29 @@ pub(super) async fn drain_everywhere(
             Err(_) => left += 1,
         }
     }
-    // Named in the same order however the pools came in. Pools on one server see the same sessions.
-    forced.sort_by(|(a, x): &(String, Holder), (b, y)| (a, x.pid).cmp(&(b, y.pid)));
+    (each_once(forced), left)
+}
+
+/// In the same order however the pools came in. Pools on one server see the same sessions.
+fn each_once(mut forced: Vec<(String, Holder)>) -> Vec<(String, Holder)> {
+    forced.sort_by(|(a, x), (b, y)| (a, x.pid).cmp(&(b, y.pid)));
     let mut seen = HashSet::new();
-    forced.retain(|(_, holder)| seen.insert(holder.pid));
-    (forced, left)
+    forced.retain(|(_, holder)| seen.insert(holder.session()));
+    forced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_named_once_and_one_of_another_server_with_its_number_too() {
+        let held = |pool: &str, began| {
+            let holder = Holder::new(71, "app".to_owned(), "idle".to_owned(), 0.0);
+            (pool.to_owned(), holder.began(began))
+        };
+        let (reads, writes, replica) = (held("b", 1e9), held("a", 1e9), held("c", 1e9 + 0.001));
+        let named = each_once(vec![reads, replica.clone(), writes.clone()]);
+        assert_eq!(named, [writes, replica]);
+    }
 }
