@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(lengths(&[bound; 400], MIB), [150, 150, 100]);
         let long = vec![0; 100 * 1024];
         assert_eq!(lengths(&vec![Item::new(&long); 16], 2 * MIB), [7, 7, 2]);
-        assert_eq!(lengths(&vec![Item::new(&long); 3], MIB / 4), [1, 1, 1]);
+        assert_eq!(lengths(&[Item::new(&long); 3], MIB / 4), [1, 1, 1]);
         let mixed = [Item::new("a"), bound, bound, Item::new("a")];
         assert_eq!(lengths(&mixed, MIB), [1, 2, 1]);
     }
