@@ -215,9 +215,11 @@ impl Borrowed {
     async fn still_works(self) {
         match self {
             Self::Sqlx(mut conn) => {
-                drop(sqlx::query("SELECT 1").execute(&mut *conn).await.unwrap());
+                sqlx::query("SELECT 1").execute(&mut *conn).await.unwrap();
             }
-            Self::Deadpool(client) => drop(client.query_one("SELECT 1", &[]).await.unwrap()),
+            Self::Deadpool(client) => {
+                client.query_one("SELECT 1", &[]).await.unwrap();
+            }
         }
     }
 }
