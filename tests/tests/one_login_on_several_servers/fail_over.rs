@@ -217,7 +217,9 @@ impl Borrowed {
             Self::Sqlx(mut conn) => {
                 sqlx::query("SELECT 1").execute(&mut *conn).await.unwrap();
             }
-            Self::Deadpool(client) => drop(client.query_one("SELECT 1", &[]).await.unwrap()),
+            Self::Deadpool(client) => {
+                client.query_one("SELECT 1", &[]).await.unwrap();
+            }
         }
     }
 }

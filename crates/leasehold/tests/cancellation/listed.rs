@@ -5,33 +5,34 @@ use std::path::Path;
 
 /// Each, and the room of its test.
 const COVERED: &[(&str, &str)] = &[
-    ("clock.rs", "sleep_towards"),      // waits.rs
-    ("clock.rs", "sleep_until"),        // waits.rs
-    ("credential.rs", "changed"),       // waits.rs: a Parent's
-    ("detached.rs", "to_its_end"),      // sources.rs
-    ("hook/gate.rs", "raise"),          // waits.rs
-    ("hook/ledger.rs", "wait"),         // waits.rs
-    ("hook/pool.rs", "deadline"),       // waits.rs
-    ("hook/pool.rs", "roll_over"),      // waits.rs
-    ("hook/pool.rs", "turn"),           // waits.rs: a Pace's
-    ("hook/pool.rs", "prove"),          // rotator.rs, as a model; the hooks have their own
-    ("hook/pool.rs", "drain"),          // the same
-    ("kept.rs", "keep"),                // rotator.rs
-    ("once.rs", "end"),                 // rotator.rs
-    ("once.rs", "once"),                // rotator.rs
-    ("once.rs", "once_by"),             // rotator.rs
-    ("provider.rs", "changed"),         // rotator.rs: a Subscription's
-    ("provider.rs", "past_dead_login"), // rotator.rs
-    ("provider.rs", "refused"),         // rotator.rs
-    ("rotator/builder.rs", "start"),    // rotator.rs
-    ("rotator/mod.rs", "shutdown"),     // rotator.rs
-    ("source.rs", "changed"),           // sources.rs
-    ("source.rs", "close"),             // sources.rs
-    ("source.rs", "issue"),             // sources.rs
-    ("source.rs", "renew"),             // sources.rs
-    ("source.rs", "revoke"),            // sources.rs
-    ("sources/watch.rs", "differs"),    // sources.rs
-    ("sources/watch.rs", "read"),       // sources.rs
+    ("clock.rs", "sleep_towards"),        // waits.rs
+    ("clock.rs", "sleep_until"),          // waits.rs
+    ("credential.rs", "changed"),         // waits.rs: a Parent's
+    ("detached.rs", "to_its_end"),        // sources.rs
+    ("hook/gate.rs", "raise"),            // waits.rs
+    ("hook/ledger.rs", "wait"),           // waits.rs
+    ("hook/pool.rs", "deadline"),         // waits.rs
+    ("hook/pool.rs", "roll_over"),        // waits.rs
+    ("hook/pool.rs", "turn"),             // waits.rs: a Pace's
+    ("hook/pool.rs", "prove"),            // rotator.rs, as a model; the hooks have their own
+    ("hook/pool.rs", "drain"),            // the same
+    ("hook/replica.rs", "await_replica"), // waits.rs
+    ("kept.rs", "keep"),                  // rotator.rs
+    ("once.rs", "end"),                   // rotator.rs
+    ("once.rs", "once"),                  // rotator.rs
+    ("once.rs", "once_by"),               // rotator.rs
+    ("provider.rs", "changed"),           // rotator.rs: a Subscription's
+    ("provider.rs", "past_dead_login"),   // rotator.rs
+    ("provider.rs", "refused"),           // rotator.rs
+    ("rotator/builder.rs", "start"),      // rotator.rs
+    ("rotator/mod.rs", "shutdown"),       // rotator.rs
+    ("source.rs", "changed"),             // sources.rs
+    ("source.rs", "close"),               // sources.rs
+    ("source.rs", "issue"),               // sources.rs
+    ("source.rs", "renew"),               // sources.rs
+    ("source.rs", "revoke"),              // sources.rs
+    ("sources/watch.rs", "differs"),      // sources.rs
+    ("sources/watch.rs", "read"),         // sources.rs
 ];
 
 /// The names of what is public and gives a future, in the files under `dir`.

@@ -1,11 +1,13 @@
 //! What only waits: nothing is lost with it, and the next one waits as well.
 
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leasehold::clock::Clock;
 use leasehold::hook::{
     BoxFuture, DrainOrder, Drained, Gate, Ledger, ManagedPool, PoolCounts, Proof, Verdict,
+    await_replica,
 };
 use leasehold::{Generation, Parent, ParentState, Rotator};
 use tokio::sync::watch;
@@ -62,16 +64,18 @@ async fn a_gate_that_was_not_raised_to_the_end_lets_no_more_pass_than_before() {
     assert_eq!(gate.judge(made), Verdict::Superseded);
 }
 
-/// Keeps the order of its drain.
+/// Keeps the order of its drain, and refuses a login so often.
 #[derive(Default)]
-struct Keeps(Mutex<Option<DrainOrder>>);
+struct Keeps(Mutex<Option<DrainOrder>>, AtomicU32);
 
 impl ManagedPool for Keeps {
     fn name(&self) -> &str {
         "keeps"
     }
     fn prove<'a>(&'a self, _: &'a Arc<Generation>) -> BoxFuture<'a, Proof> {
-        Box::pin(std::future::ready(Proof::Proven))
+        let refuses = self.1.fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1)).is_ok();
+        let proof = if refuses { Proof::Rejected("28P01".to_owned()) } else { Proof::Proven };
+        Box::pin(std::future::ready(proof))
     }
     fn install(&self, _: &Arc<Generation>) {}
     fn distrust(&self) {}
@@ -131,4 +135,29 @@ async fn the_waits_of_a_drain_may_be_dropped() {
     assert!(rotator.shutdown(S).await.is_clean());
     drop((rotator, order));
     tasks_end("a drain", base).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_is_waited_for_again_and_no_longer_than_it_may_lag() {
+    let base = tasks();
+    let model = Model::new();
+    let rotator = Rotator::builder(model.clone()).clock(model.clock()).start().await.unwrap();
+    let provider = rotator.provider();
+    let pool = Keeps::default();
+    let wait = async |n| {
+        pool.1.store(3, SeqCst);
+        cut(await_replica(&pool, &provider, 60 * S), n).await
+    };
+    assert!(cut_everywhere("await_replica", wait).await > 1);
+    assert_eq!(pool.1.load(SeqCst), 0, "the last one waited until the login was taken");
+    pool.1.store(u32::MAX, SeqCst);
+    let begun = tokio::time::Instant::now();
+    await_replica(&pool, &provider, S).await;
+    assert!(begun.elapsed() >= S && begun.elapsed() < 2 * S, "{:?}", begun.elapsed());
+    pool.1.store(3, SeqCst);
+    await_replica(&pool, &provider, Duration::ZERO).await;
+    assert_eq!(pool.1.load(SeqCst), 3, "a server that does not lag is not asked twice");
+    assert!(rotator.shutdown(S).await.is_clean());
+    drop((rotator, provider));
+    tasks_end("a wait for a replica", base).await;
 }
