@@ -295,7 +295,9 @@ async fn i7_a_refused_login_is_replaced_for_whoever_waits_for_a_connection() {
     let kit = Kit::new("di_refused").await;
     let (provider, config) = (&kit.provider, kit.config());
     let one = deadpool::connect_lazy(provider, config.clone(), NoTls, |b| b.max_size(2)).unwrap();
-    let other = bb8::connect_lazy(provider, config, NoTls, |b| b.max_size(2)).unwrap();
+    // bb8's own retry would hide it.
+    let build = |b: bb8::PoolBuilder| b.max_size(2).retry_connection(false);
+    let other = bb8::connect_lazy(provider, config, NoTls, build).unwrap();
     kit.drop_role().await;
     let (a, b, c, d) = tokio::join!(one.get(), one.get(), other.get(), other.get());
     let (mut a, mut b, mut c, mut d) = (a.unwrap(), b.unwrap(), c.unwrap(), d.unwrap());
@@ -303,8 +305,6 @@ async fn i7_a_refused_login_is_replaced_for_whoever_waits_for_a_connection() {
         assert_eq!(who(connection).await, kit.user());
     }
     assert_eq!(kit.source.issued().len(), 2);
-    // It was no retry of bb8's.
-    assert_eq!(other.state().statistics.connections_created, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
