@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
-use leasehold::{Credential, CredentialSource, Event, Issued, Lease, SourceError};
+use leasehold::{Credential, CredentialSource, Event, Issued, Lease, Reason, SourceError};
 use leasehold_blocking::{Connection, Error, Installer, Rotator, connect, connect_lazy};
 use r2d2::CustomizeConnection;
 use tokio_postgres::{Config, NoTls};
@@ -77,6 +77,7 @@ fn without_tests_at_check_out_a_revoked_login_is_noticed_by_a_sample() {
     let rotator = kit.start();
     let provider = rotator.provider();
     let pool = kit.pool_of(Installer::new().test_on_check_out(false), &provider, 1);
+    let mut events = Events::of(&provider);
     let user = provider.current().credential().username().to_owned();
     kit.wait(kit.db.drop_login(&user)).unwrap();
     kit.eventually("fresh credentials", async || {
@@ -87,6 +88,11 @@ fn without_tests_at_check_out_a_revoked_login_is_noticed_by_a_sample() {
         used.await.unwrap().unwrap();
         provider.current().number() == 2
     });
+    let reason = events.wait(&kit, "swap", |event| match event {
+        Event::Swapped { reason, .. } => Some(*reason),
+        _ => None,
+    });
+    assert_eq!(reason, Reason::SessionRevoked);
 }
 
 #[test]
