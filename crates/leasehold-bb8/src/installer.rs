@@ -57,8 +57,8 @@ impl Installer {
     /// when it is handed out: that is how a login revoked from outside is noticed, since pings and
     /// `SELECT 1` go on working. It costs that one borrower a round trip. `None` turns it off.
     /// Default: every 100 ms.
-    pub fn liveness(mut self, every: Option<Duration>) -> Self {
-        self.liveness = every;
+    pub fn liveness(mut self, every: impl Into<Option<Duration>>) -> Self {
+        self.liveness = every.into();
         self
     }
 

@@ -78,8 +78,8 @@ impl<C: Client> Installer<C> {
     /// Where connections are not asked each time: how often, while there is traffic, one is. That is
     /// how a login revoked from outside is noticed, since pings and `SELECT 1` go on working. `None`
     /// turns it off. Default: every 100 ms.
-    pub fn liveness(mut self, every: Option<Duration>) -> Self {
-        self.liveness = every;
+    pub fn liveness(mut self, every: impl Into<Option<Duration>>) -> Self {
+        self.liveness = every.into();
         self
     }
 

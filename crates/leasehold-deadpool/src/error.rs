@@ -31,7 +31,7 @@ pub enum Error {
         source: PoolError,
     },
     /// The login works, and the probe statement failed.
-    Probe {
+    ProbeFailed {
         /// The pool.
         pool: String,
         /// What Postgres said.
@@ -80,7 +80,7 @@ impl fmt::Display for Error {
                 "pool {pool}: Postgres refuses the issued login; check pg_hba.conf, the database \
                  name, and the role's creation statements; for a replica set replica_lag"
             ),
-            Self::Probe { pool, .. } => write!(
+            Self::ProbeFailed { pool, .. } => write!(
                 f,
                 "pool {pool}: the issued login works, but the probe statement fails; check the \
                  grants in the role's creation statements"
@@ -104,7 +104,7 @@ impl std::error::Error for Error {
         match self {
             Self::Build { source, .. } => Some(source),
             Self::LoginRefused { source, .. } | Self::Unreachable { source, .. } => Some(source),
-            Self::Probe { source, .. } => Some(source),
+            Self::ProbeFailed { source, .. } => Some(source),
             Self::Stopped { .. } | Self::Timeout { .. } => None,
         }
     }

@@ -313,11 +313,11 @@ async fn what_is_wrong_is_told_at_the_first_connect() {
     let (provider, config) = (&kit.provider, kit.config());
     let one = deadpool::Installer::new().name("orders").probe("SELECT * FROM missing");
     let error = one.connect(provider, config.clone(), NoTls, |b| b).await.map(drop).unwrap_err();
-    assert!(matches!(error, Error::Probe { .. }), "{error:?}");
+    assert!(matches!(error, Error::ProbeFailed { .. }), "{error:?}");
     assert!(error.to_string().contains("orders"), "{error}");
     let other = bb8::Installer::new().name("orders").probe("SELECT * FROM missing");
     let error = other.connect(provider, config.clone(), NoTls, |b| b).await.unwrap_err();
-    assert!(matches!(error, Error::Probe { .. }), "{error:?}");
+    assert!(matches!(error, Error::ProbeFailed { .. }), "{error:?}");
 
     // Port 1 on loopback: nobody listens. What a borrower sees of it names no login.
     let mut nowhere = Config::new();

@@ -366,7 +366,9 @@ impl Engine {
                     Ok(link)
                 }
                 Err(Unproven::Connect(source)) => Err(crate::Error::connect(self.name(), source)),
-                Err(Unproven::Probe(source)) => Err(crate::Error::Probe { name: name(), source }),
+                Err(Unproven::Probe(source)) => {
+                    Err(crate::Error::ProbeFailed { name: name(), source })
+                }
             }
         };
         let after = self.connect_timeout();

@@ -24,7 +24,7 @@ pub enum Error {
         source: tokio_postgres::Error,
     },
     /// The login works, and the probe statement failed.
-    Probe {
+    ProbeFailed {
         /// The pool or connector.
         name: String,
         /// What Postgres said.
@@ -83,7 +83,7 @@ impl fmt::Display for Error {
                 "{name}: Postgres refuses the issued login; check pg_hba.conf, the \
                  database name, and the role's creation statements"
             ),
-            Self::Probe { name, .. } => write!(
+            Self::ProbeFailed { name, .. } => write!(
                 f,
                 "{name}: the issued login works, but the probe statement fails; check \
                  the grants in the role's creation statements"
@@ -114,7 +114,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::LoginRefused { source, .. }
-            | Self::Probe { source, .. }
+            | Self::ProbeFailed { source, .. }
             | Self::Unreachable { source, .. }
             | Self::Listen { source, .. } => Some(source),
             Self::Stopped { .. } | Self::Timeout { .. } | Self::Interrupted { .. } => None,

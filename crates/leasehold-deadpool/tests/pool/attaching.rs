@@ -157,7 +157,7 @@ async fn a_probe_that_fails_is_told_as_such() {
     let installer = Installer::new().probe("SELECT * FROM hidden.t");
     let error =
         installer.connect(&rotator.provider(), kit.config(), NoTls, |b| b).await.unwrap_err();
-    assert!(matches!(error, Error::Probe { .. }), "{error:?}");
+    assert!(matches!(error, Error::ProbeFailed { .. }), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
