@@ -62,6 +62,31 @@ const CRATES: &[Published] = &[
         may_name: &["leasehold", "leasehold_tokio_postgres", "bb8", "tokio_postgres"],
     },
     Published {
+        name: "leasehold-diesel",
+        features: "",
+        may_name: &[
+            "leasehold",
+            "leasehold_tokio_postgres",
+            "bb8",
+            "deadpool",
+            "diesel",
+            "diesel_async",
+            "tokio_postgres",
+        ],
+    },
+    Published {
+        name: "leasehold-blocking",
+        features: "diesel",
+        may_name: &[
+            "leasehold",
+            "leasehold_tokio_postgres",
+            "diesel",
+            "postgres",
+            "r2d2",
+            "tokio_postgres",
+        ],
+    },
+    Published {
         name: "leasehold-testkit",
         features: "tls",
         may_name: &["serde_json", "tokio_postgres"],
