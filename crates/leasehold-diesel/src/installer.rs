@@ -19,6 +19,7 @@ pub struct Installer<P> {
     connect_timeout: Duration,
     pub(crate) liveness: Option<Duration>,
     /// What is set for this kind of pool alone.
+    #[cfg_attr(not(feature = "deadpool"), allow(dead_code, reason = "bb8's has nothing"))]
     pub(crate) pool: P,
 }
 
