@@ -10,7 +10,7 @@ use leasehold_tokio_postgres::hook::{self, Engine, EngineSettings, Slots, TlsDia
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 
-use crate::{Error, Manager};
+use crate::{Connection, Error, Manager};
 
 /// Settings of a pool on a provider, each with a default. [`connect`](crate::connect) and
 /// [`connect_lazy`](crate::connect_lazy) use these defaults.
@@ -73,7 +73,9 @@ impl Installer {
     /// Builds a pool on `provider`, attaches it, and makes its first connection.
     ///
     /// `config` keeps everything but user and password, which come from the provider; `tls` is any
-    /// connector that tokio-postgres takes. `build` may set bb8's sizes and timeouts;
+    /// connector that tokio-postgres takes. `build` may set sizes and timeouts. It gets a builder
+    /// without bb8's own `max_lifetime` and `idle_timeout`, which would close connections also
+    /// while there is no login to replace them with; rotations renew connections anyway.
     /// `test_on_check_out` is always on, as that is where superseded connections are kept back.
     ///
     /// # Errors
@@ -93,8 +95,11 @@ impl Installer {
     {
         let manager = self.manager(provider, config, tls)?;
         let first = manager.engine.verified(provider).await?;
-        manager.slots.put_spare(first);
-        Ok(pool(manager, build))
+        let first = Connection(manager.slots.place(first));
+        let pool = pool(manager, build);
+        // If there is no room, the pool was quicker.
+        let _ = pool.add(first);
+        Ok(pool)
     }
 
     /// As [`connect`](Self::connect), without making a connection: the login is proven on this pool
@@ -151,7 +156,8 @@ fn pool(
     build: impl FnOnce(Builder<Manager>) -> Builder<Manager>,
 ) -> Pool<Manager> {
     let slots = manager.slots.clone();
-    let pool = build(Pool::builder()).test_on_check_out(true).build_unchecked(manager);
+    let builder = Pool::builder().max_lifetime(None).idle_timeout(None);
+    let pool = build(builder).test_on_check_out(true).build_unchecked(manager);
     slots.set_max_size(usize::try_from(pool.config().max_size).unwrap_or(usize::MAX));
     pool
 }

@@ -237,6 +237,8 @@ impl Engine {
         let mut current = lock(&self.current);
         *current = next.clone();
         self.gate.supersede();
+        // Nobody took them before, and nobody may now.
+        self.clear_spares();
         if let Some(proof) = self.proven.take(next) {
             self.register(&proof);
             if let Some(pool) = self.pool.get() {
