@@ -20,10 +20,9 @@ pub(crate) async fn connect<T>(
 where
     T: MakeTlsConnect<Socket> + Clone,
 {
-    let mut hosts = one_by_one(config);
     let mut told: Option<Error> = None;
-    while let Some(host) = hosts.pop() {
-        match host.connect(tls.clone()).await {
+    for host in order(config) {
+        match alone(config, host).connect(tls.clone()).await {
             Ok(connected) => return Ok(connected),
             Err(_) if told.as_ref().is_some_and(|told| refusal(told) == Refusal::Login) => {}
             Err(error) => told = Some(error),
@@ -35,37 +34,36 @@ where
     }
 }
 
-/// A configuration for each of several hosts, the first one last. None where there is one host, or
-/// where it is for the driver to say that they don't fit together.
-fn one_by_one(config: &Config) -> Vec<Config> {
-    let (names, ips, ports) = (config.get_hosts(), config.get_hostaddrs(), config.get_ports());
-    let count = names.len().max(ips.len());
+/// Several hosts, as they are to be asked. None where there is one, or where it is for the driver
+/// to say that they don't fit together.
+fn order(config: &Config) -> Vec<usize> {
+    let (names, ips) = (config.get_hosts().len(), config.get_hostaddrs().len());
+    let (ports, count) = (config.get_ports().len(), names.max(ips));
     let fits = |len: usize| len == 0 || len == count;
-    if count < 2
-        || !fits(names.len())
-        || !fits(ips.len())
-        || !(fits(ports.len()) || ports.len() == 1)
-    {
+    if count < 2 || !fits(names) || !fits(ips) || !(fits(ports) || ports == 1) {
         return Vec::new();
     }
-    let one = |at: usize| {
-        let mut one = other_than_hosts(config);
-        if let Some(host) = names.get(at) {
-            add(&mut one, host);
-        }
-        if let Some(ip) = ips.get(at) {
-            one.hostaddr(*ip);
-        }
-        if let Some(port) = ports.get(at).or(ports.first()) {
-            one.port(*port);
-        }
-        one
-    };
-    let mut hosts: Vec<_> = (0..count).rev().map(one).collect();
+    let mut order: Vec<_> = (0..count).collect();
     if config.get_load_balance_hosts() == LoadBalanceHosts::Random {
-        fastrand::shuffle(&mut hosts);
+        fastrand::shuffle(&mut order);
     }
-    hosts
+    order
+}
+
+/// The same with one of its hosts.
+fn alone(config: &Config, host: usize) -> Config {
+    let mut alone = other_than_hosts(config);
+    if let Some(name) = config.get_hosts().get(host) {
+        add(&mut alone, name);
+    }
+    if let Some(ip) = config.get_hostaddrs().get(host) {
+        alone.hostaddr(*ip);
+    }
+    let ports = config.get_ports();
+    if let Some(port) = ports.get(host).or(ports.first()) {
+        alone.port(*port);
+    }
+    alone
 }
 
 /// `base`, connecting to `address`; what that does not say stays. `Config` can only add hosts and
@@ -163,15 +161,16 @@ mod tests {
         let both = parse(format!("host=a,b hostaddr=10.0.0.1,10.0.0.2 port=1,2 {rest}"));
         let one = |which: &str| parse(format!("{which} {rest}"));
         let (a, b) = ("host=a hostaddr=10.0.0.1 port=1", "host=b hostaddr=10.0.0.2 port=2");
-        assert_eq!(one_by_one(&both), [one(b), one(a)]);
+        assert_eq!(order(&both), [0, 1]);
+        assert_eq!([alone(&both, 0), alone(&both, 1)], [one(a), one(b)]);
         let port = parse(format!("host=a,b port=7 {rest}"));
-        assert_eq!(one_by_one(&port), [one("host=b port=7"), one("host=a port=7")]);
+        let apart = [one("host=a port=7"), one("host=b port=7")];
+        assert_eq!([alone(&port, 0), alone(&port, 1)], apart);
         for driver in ["host=a", "host=a,b hostaddr=10.0.0.1", "host=a,b,c port=1,2"] {
-            assert!(one_by_one(&parse(driver.to_owned())).is_empty(), "{driver}");
+            assert!(order(&parse(driver.to_owned())).is_empty(), "{driver}");
         }
         let random = parse("host=a,b,c,d,e,f,g,h load_balance_hosts=random".to_owned());
-        let first = |_| one_by_one(&random).pop().unwrap().get_hosts().to_vec();
-        let firsts: Vec<_> = (0..100).map(first).collect();
+        let firsts: Vec<_> = (0..100).map(|_| order(&random)[0]).collect();
         assert!(firsts.iter().any(|host| *host != firsts[0]), "{firsts:?}");
     }
 

@@ -1,7 +1,7 @@
 //! Reads and writes, one after another, each with when it began and ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use leasehold::CredentialProvider;
@@ -10,6 +10,8 @@ use leasehold_tests::{LONG, chain};
 use tokio::task::JoinSet;
 
 const WORKERS: i32 = 3;
+/// Fewer say nothing about what goes on.
+const ENOUGH: usize = 20;
 const READ: &str = "SELECT v FROM accounts WHERE id = $1";
 const WRITE: &str = "INSERT INTO written(id) VALUES ($1)";
 
@@ -42,12 +44,12 @@ pub(crate) struct Load {
     name: String,
     tasks: JoinSet<Vec<Op>>,
     stop: Arc<AtomicBool>,
-    good: Arc<AtomicI64>,
+    good: Arc<AtomicUsize>,
 }
 
 impl Load {
     pub(crate) fn start(name: &str, pool: &Pool, work: Work) -> Self {
-        let (stop, good) = (Arc::<AtomicBool>::default(), Arc::<AtomicI64>::default());
+        let (stop, good) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
         let mut tasks = JoinSet::new();
         for _ in 0..WORKERS {
             let (pool, stop, good) = (pool.clone(), stop.clone(), good.clone());
@@ -56,7 +58,7 @@ impl Load {
                 while !stop.load(Ordering::Relaxed) {
                     let op = once(&pool, work).await;
                     let failed = op.result.is_err();
-                    good.fetch_add(i64::from(!failed), Ordering::Relaxed);
+                    good.fetch_add(usize::from(!failed), Ordering::Relaxed);
                     ops.push(op);
                     // Nobody asks a server that is gone a thousand times a second.
                     let pause = Duration::from_millis(if failed { 20 } else { 2 });
@@ -71,7 +73,7 @@ impl Load {
     /// Waits until it has done more good work.
     pub(crate) async fn goes_on(&self) {
         let before = self.good.load(Ordering::Relaxed);
-        let more = async || Ok(self.good.load(Ordering::Relaxed) >= before + 20);
+        let more = async || Ok(self.good.load(Ordering::Relaxed) >= before + ENOUGH);
         eventually(&format!("{} goes on", self.name), LONG, more).await.unwrap();
     }
 
@@ -94,7 +96,7 @@ impl Done {
     pub(crate) fn lost_nothing(&self) {
         let failed: Vec<_> = self.failed().collect();
         assert!(failed.is_empty(), "{}: {failed:#?}", self.name);
-        assert!(self.ops.len() > 100, "{}: {} operations", self.name, self.ops.len());
+        assert!(self.ops.len() >= ENOUGH, "{}: {} operations", self.name, self.ops.len());
     }
 
     /// What failed was under way while its server was gone.
