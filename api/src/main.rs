@@ -83,6 +83,7 @@ const CRATES: &[Published] = &[
             "diesel",
             "postgres",
             "r2d2",
+            "tokio",
             "tokio_postgres",
         ],
     },
