@@ -9,4 +9,5 @@ mod hostile;
 mod kit;
 mod load;
 mod pools;
+mod settings;
 mod threads;
