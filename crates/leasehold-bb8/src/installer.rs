@@ -144,8 +144,7 @@ impl Installer {
         let dial = Box::new(TlsDial::new(config, tls));
         let engine = Arc::new(Engine::new(settings, dial, provider.current().clone()));
         let slots = Slots::of_links(&engine);
-        hook::attach(provider, &engine)
-            .map_err(|_| Error::Stopped { name: engine.name().to_owned() })?;
+        hook::attach(provider, &engine)?;
         let (provider, sampler) = (provider.clone(), self.liveness.map(Sampler::new));
         Ok(Manager { engine, slots, provider, sampler })
     }

@@ -3,18 +3,13 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bb8::ManageConnection;
-use leasehold::hook::{Sampler, sql};
-use leasehold::{CredentialProvider, Observation};
-use leasehold_tokio_postgres::hook::{Engine, Link, Slots, sqlstate};
+use leasehold::CredentialProvider;
+use leasehold::hook::Sampler;
+use leasehold_tokio_postgres::hook::{Engine, Link, Slots, sample};
 
 use crate::Connection;
-
-/// How long a liveness sample may hold up its borrower. A server that takes longer is in trouble of
-/// its own, of which the borrower's query will tell.
-const SAMPLE: Duration = Duration::from_secs(1);
 
 /// bb8's manager. Made by [`Installer`](crate::Installer).
 pub struct Manager {
@@ -55,28 +50,14 @@ impl ManageConnection for Manager {
             return Err(ManagerError::Superseded);
         }
         if self.sampler.as_ref().is_some_and(Sampler::due) {
-            return self.sample(connection).await;
+            let sampled = sample(connection, &self.provider, connection.generation()).await;
+            return sampled.map_err(ManagerError::Postgres);
         }
         Ok(())
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
         !self.slots.put_back(&mut connection.0)
-    }
-}
-
-impl Manager {
-    /// Pings pass on a session whose role is gone; this does not.
-    async fn sample(&self, connection: &Connection) -> Result<(), ManagerError> {
-        match tokio::time::timeout(SAMPLE, connection.simple_query(sql::LIVENESS)).await {
-            Ok(Err(error)) if sqlstate(&error) == Some(sql::ROLE_GONE) => {
-                self.provider.report(connection.generation(), Observation::SessionRevoked);
-                Err(ManagerError::Postgres(error))
-            }
-            Ok(Err(error)) if connection.is_closed() => Err(ManagerError::Postgres(error)),
-            // Late, or an error that says nothing about the login.
-            _ => Ok(()),
-        }
     }
 }
 

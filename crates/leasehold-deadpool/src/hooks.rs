@@ -7,15 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Hook, HookError, Metrics, PoolBuilder};
-use leasehold::hook::{BoxFuture, sql};
-use leasehold::{CredentialProvider, Observation};
-use leasehold_tokio_postgres::hook::{Engine, Link, Spares, WARMING, sqlstate};
+use leasehold::CredentialProvider;
+use leasehold::hook::BoxFuture;
+use leasehold_tokio_postgres::hook::{Engine, Link, Spares, WARMING, sample};
 
 use crate::guard::{Guard, Passage, arrival};
-
-/// How long a liveness sample may hold up its borrower. A server that takes longer is in trouble of
-/// its own, of which the borrower's query will tell.
-const SAMPLE: Duration = Duration::from_secs(1);
 
 type Verdicts<'a> = BoxFuture<'a, Result<(), HookError>>;
 
@@ -52,7 +48,13 @@ fn pass<'a>(
 ) -> Verdicts<'a> {
     match guard.judge(metrics) {
         Passage::Open => Box::pin(Pass),
-        Passage::Sample(generation) => Box::pin(sample(client, provider.clone(), generation)),
+        Passage::Sample(generation) => {
+            let provider = provider.clone();
+            Box::pin(async move {
+                let sampled = sample(client, &provider, generation).await;
+                sampled.map_err(HookError::Backend)
+            })
+        }
         Passage::Closed => Box::pin(std::future::ready(Err(HookError::message("superseded")))),
     }
 }
@@ -61,23 +63,6 @@ fn pass<'a>(
 async fn warm(engine: &Engine, client: &ClientWrapper) {
     for statement in engine.warm_statements() {
         let _ = client.prepare_cached(statement).await;
-    }
-}
-
-/// Pings pass on a session whose role is gone; this does not.
-async fn sample(
-    client: &ClientWrapper,
-    provider: CredentialProvider,
-    generation: u64,
-) -> Result<(), HookError> {
-    match tokio::time::timeout(SAMPLE, client.simple_query(sql::LIVENESS)).await {
-        Ok(Err(error)) if sqlstate(&error) == Some(sql::ROLE_GONE) => {
-            provider.report(generation, Observation::SessionRevoked);
-            Err(HookError::Backend(error))
-        }
-        Ok(Err(error)) if client.is_closed() => Err(HookError::Backend(error)),
-        // Late, or an error that says nothing about the login (a transaction left in failure).
-        _ => Ok(()),
     }
 }
 

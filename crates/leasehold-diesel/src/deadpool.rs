@@ -15,11 +15,10 @@ use leasehold::CredentialProvider;
 use leasehold::hook::BoxFuture;
 use leasehold_deadpool::hook::{Guard, Passage, Retained, arrival, hand_over};
 use leasehold_tokio_postgres::Error;
-use leasehold_tokio_postgres::hook::{Dial, Engine, Spare, Spares, TlsDial};
+use leasehold_tokio_postgres::hook::{Dial, Engine, Spare, Spares, TlsDial, attach};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 
-use crate::installer::attach;
 use crate::wire::{self, Wire};
 
 /// What the pool is built with.

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use leasehold::CredentialProvider;
 use leasehold::hook::Sampler;
-use leasehold_tokio_postgres::Error;
-use leasehold_tokio_postgres::hook::{self, Dial, Engine, EngineSettings};
+use leasehold_tokio_postgres::hook::{Dial, Engine, EngineSettings};
 
 /// Settings of a pool on a provider, each with a default. Of a pool made with deadpool it is
 /// [`deadpool::Installer`](crate::deadpool::Installer), of one made with bb8
@@ -82,11 +81,6 @@ impl<P> Installer<P> {
         };
         Arc::new(Engine::new(settings, dial, provider.current().clone()))
     }
-}
-
-/// Once the engine has its pool, and before anything is dialled with it.
-pub(crate) fn attach(provider: &CredentialProvider, engine: &Arc<Engine>) -> Result<(), Error> {
-    hook::attach(provider, engine).map_err(|_| Error::Stopped { name: engine.name().to_owned() })
 }
 
 impl<P> fmt::Debug for Installer<P> {

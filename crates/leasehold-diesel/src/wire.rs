@@ -1,7 +1,7 @@
 //! A connection of diesel's that is counted, whatever pool it is in.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
@@ -9,14 +9,10 @@ use leasehold::hook::{BoxFuture, Refusal, sql};
 use leasehold::{CredentialProvider, Observation};
 use leasehold_tokio_postgres::Error;
 use leasehold_tokio_postgres::hook::{
-    Admission, Engine, Link, Spare, is_authentication, kind, refusal,
+    Admission, Engine, Link, SAMPLE, Spare, is_authentication, kind, refusal,
 };
 use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
-
-/// How long a liveness sample may hold up its borrower. A server that takes longer is in trouble of
-/// its own, of which the borrower's query will tell.
-const SAMPLE: Duration = Duration::from_secs(1);
 
 /// A connection of diesel's, with what is known of it.
 pub(crate) struct Wire {

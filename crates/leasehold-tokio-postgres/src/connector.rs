@@ -93,7 +93,7 @@ impl Installer {
         let engine = Arc::new(Engine::new(settings, dial, provider.current().clone()));
         let open = Arc::new(Open::new(true));
         engine.set_pool(Unpooled(Arc::downgrade(&open)));
-        attach(provider, &engine).map_err(|_| Error::Stopped { name: engine.name().to_owned() })?;
+        attach(provider, &engine)?;
         Ok(Connector { inner: Arc::new(Inner { engine, provider: provider.clone(), open }) })
     }
 }

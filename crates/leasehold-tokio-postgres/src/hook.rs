@@ -6,24 +6,27 @@
 
 use std::sync::Arc;
 
+use leasehold::CredentialProvider;
 use leasehold::hook::ManagedPool;
-use leasehold::{AttachError, CredentialProvider};
 
+use crate::Error;
 pub use crate::control::{Unproven, check};
 pub use crate::diagnosis::{explain, is_authentication, kind, refusal, sqlstate};
 pub use crate::engine::{Admission, Engine, EngineSettings, Pooled, Seat, WARMING};
 pub use crate::link::{Dial, Driver, Link, Notifications, TlsDial, with_login};
 pub use crate::managed::Managed;
+pub use crate::sample::{SAMPLE, sample};
 pub use crate::slots::{Slots, Slotted};
 pub use crate::spare::{Spare, Spares};
 
 /// Attaches the pool of `engine`. Nothing may have been dialled with it before.
 ///
 /// # Errors
-/// [`AttachError`] once the rotator is shut down or gone.
-pub fn attach(provider: &CredentialProvider, engine: &Arc<Engine>) -> Result<(), AttachError> {
-    provider.attach(|current| {
+/// [`Error::Stopped`] once the rotator is shut down or gone.
+pub fn attach(provider: &CredentialProvider, engine: &Arc<Engine>) -> Result<(), Error> {
+    let attached = provider.attach(|current| {
         engine.begin_with(current);
         (Arc::new(Managed::new(engine.clone())) as Arc<dyn ManagedPool>, ())
-    })
+    });
+    attached.map_err(|_| Error::Stopped { name: engine.name().to_owned() })
 }

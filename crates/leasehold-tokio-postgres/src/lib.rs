@@ -13,6 +13,7 @@ mod link;
 mod listener;
 mod managed;
 mod report;
+mod sample;
 mod slots;
 mod spare;
 

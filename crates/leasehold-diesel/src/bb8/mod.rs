@@ -18,12 +18,11 @@ use diesel_async::pooled_connection::{
 use leasehold::CredentialProvider;
 use leasehold::hook::{BoxFuture, Sampler};
 use leasehold_tokio_postgres::Error;
-use leasehold_tokio_postgres::hook::{Dial, Engine, Slots, TlsDial};
+use leasehold_tokio_postgres::hook::{Dial, Engine, Slots, TlsDial, attach};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
 
 pub use self::connection::Connection;
-use crate::installer::attach;
 use crate::wire::{self, Wire};
 
 /// Settings of a pool made with bb8.
