@@ -7,7 +7,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolBuilder, Runtime};
 use leasehold::CredentialProvider;
 use leasehold::hook::{Sampler, await_replica};
 use leasehold_tokio_postgres::hook::{
-    self, Engine, EngineSettings, Managed, Spares, TlsDial, Unproven, refusal,
+    self, Engine, EngineSettings, Managed, Spares, TlsDial, Unproven, opener,
 };
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, Socket};
@@ -192,20 +192,11 @@ impl Installer {
         let pool = build(builder)
             .build()
             .map_err(|source| Error::Build { pool: engine.name().to_owned(), source })?;
-        let opening = Arc::downgrade(&engine);
         engine.set_pool(Retained {
             pool: pool.weak(),
             spares,
             made: |_, metrics| metrics.created,
-            opener: Box::new(move || {
-                let engine = opening.upgrade();
-                Box::pin(async move {
-                    let Some(engine) = engine else {
-                        return Ok(None);
-                    };
-                    engine.open_ahead().await.map_err(|error| refusal(&error))
-                })
-            }),
+            opener: opener(&engine),
             connect_timeout,
         });
         // Nobody has the pool yet, so that nothing was dialled before.

@@ -6,10 +6,7 @@ use std::time::{Duration, Instant};
 
 use deadpool::managed::{Manager, Metrics, Object, Pool, Timeouts, WeakPool};
 use leasehold::hook::{BoxFuture, Refusal};
-use leasehold_tokio_postgres::hook::{Link, Pooled, Spare, Spares};
-
-/// Opens a connection with the current login ahead of its use; `None` if it could not be made fit.
-type Opener<S> = Box<dyn Fn() -> BoxFuture<'static, Result<Option<S>, Refusal>> + Send + Sync>;
+use leasehold_tokio_postgres::hook::{Link, Opener, Pooled, Spare, Spares};
 
 /// The [`Pooled`] of any pool made with deadpool, whatever its manager keeps.
 pub struct Retained<M: Manager, S> {

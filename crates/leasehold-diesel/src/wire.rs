@@ -9,7 +9,7 @@ use leasehold::hook::{BoxFuture, Refusal, sql};
 use leasehold::{CredentialProvider, Observation};
 use leasehold_tokio_postgres::Error;
 use leasehold_tokio_postgres::hook::{
-    Admission, Engine, Link, SAMPLE, Spare, is_authentication, kind, refusal,
+    self, Admission, Engine, Link, SAMPLE, Spare, is_authentication, kind,
 };
 use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
@@ -78,14 +78,11 @@ pub(crate) async fn first(
 pub(crate) fn opener(
     engine: &Arc<Engine>,
 ) -> impl Fn() -> BoxFuture<'static, Result<Option<Wire>, Refusal>> + Send + Sync + 'static {
-    let engine = Arc::downgrade(engine);
+    let open = hook::opener(engine);
     move || {
-        let engine = engine.upgrade();
+        let opening = open();
         Box::pin(async move {
-            let Some(engine) = engine else {
-                return Ok(None);
-            };
-            match engine.open_ahead().await.map_err(|error| refusal(&error))? {
+            match opening.await? {
                 Some(link) => Ok(Wire::set_up(link).await.ok()),
                 None => Ok(None),
             }

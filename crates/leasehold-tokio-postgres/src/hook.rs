@@ -17,7 +17,7 @@ pub use crate::link::{Dial, Driver, Link, Notifications, TlsDial, with_login};
 pub use crate::managed::Managed;
 pub use crate::sample::{SAMPLE, sample};
 pub use crate::slots::{Slots, Slotted};
-pub use crate::spare::{Spare, Spares};
+pub use crate::spare::{Opener, Spare, Spares, opener};
 
 /// Attaches the pool of `engine`. Nothing may have been dialled with it before.
 ///

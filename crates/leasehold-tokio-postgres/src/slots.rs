@@ -7,13 +7,9 @@ use std::time::Instant;
 
 use leasehold::hook::{BoxFuture, Refusal, Verdict};
 
-use crate::diagnosis::refusal;
 use crate::engine::{Engine, Pooled};
 use crate::link::Link;
-use crate::spare::{Spare, Spares};
-
-/// Opens a connection with the current login ahead of its use; `None` if it could not be made fit.
-type Opener<S> = Box<dyn Fn() -> BoxFuture<'static, Result<Option<S>, Refusal>> + Send + Sync>;
+use crate::spare::{Opener, Spare, Spares, opener};
 
 /// The [`Pooled`] of pools that call their manager both when they hand a connection out and when
 /// they get one back (bb8, r2d2), and that can be asked for neither their idle connections nor their
@@ -51,16 +47,7 @@ impl Slots<Link> {
     /// For connections of the driver that the engine dials with itself.
     #[must_use]
     pub fn of_links(engine: &Arc<Engine>) -> Arc<Self> {
-        let opening = Arc::downgrade(engine);
-        Self::new(engine, move || {
-            let engine = opening.upgrade();
-            Box::pin(async move {
-                match engine {
-                    Some(engine) => engine.open_ahead().await.map_err(|error| refusal(&error)),
-                    None => Ok(None),
-                }
-            })
-        })
+        Self::new(engine, opener(engine))
     }
 }
 

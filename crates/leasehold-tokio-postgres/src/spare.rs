@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use leasehold::Generation;
+use leasehold::hook::{BoxFuture, Refusal};
 
+use crate::diagnosis::refusal;
+use crate::engine::Engine;
 use crate::link::Link;
 
 /// Spare connections, and how many of them no superseded one has made way for yet.
@@ -45,6 +48,24 @@ pub trait Spare: Send + 'static {
         drop(link);
         None
     }
+}
+
+/// Opens a connection with the current login ahead of its use; `None` if it could not be made fit.
+pub type Opener<S> = Box<dyn Fn() -> BoxFuture<'static, Result<Option<S>, Refusal>> + Send + Sync>;
+
+/// For connections of the driver that the engine dials with itself. Does not keep the engine.
+#[must_use]
+pub fn opener(engine: &Arc<Engine>) -> Opener<Link> {
+    let opening = Arc::downgrade(engine);
+    Box::new(move || {
+        let engine = opening.upgrade();
+        Box::pin(async move {
+            match engine {
+                Some(engine) => engine.open_ahead().await.map_err(|error| refusal(&error)),
+                None => Ok(None),
+            }
+        })
+    })
 }
 
 impl Spare for Link {
